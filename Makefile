@@ -1,0 +1,73 @@
+# `make` lists what there is. Everything runs in .venv, which is made on first use.
+
+RUN ?=
+SEED ?= 0
+BENCH ?= *
+# The first of these that is Python >= 3.10 and can make virtual environments is taken.
+PYTHON ?= python3.11 python3 python3.12 python3.13 python3.10
+
+VENV := .venv
+STAMP := $(VENV)/.installed
+BIN := $(VENV)/bin
+EXTRAS := ros,sim,learner,dev
+
+# The wheels' ROS 2 must meet no other: neither a sourced installation nor the library path that another
+# environment's wheels have left (they would take it for their own and fail to import rclpy).
+ifneq ($(strip $(AMENT_PREFIX_PATH)$(_ROS_WHEELS_BOOTSTRAP_COMPLETE)),)
+unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH PYTHONPATH LD_LIBRARY_PATH
+unexport ROS_DISTRO RMW_IMPLEMENTATION _ROS_WHEELS_BOOTSTRAP_COMPLETE
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check format bench clean
+
+help: ## List these targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+demo: $(STAMP) ## Two simulated robots learn to reach (RUN=name SEED=n); the last line names the run folder
+	@$(BIN)/pnaf demo --run "$(RUN)" --seed "$(SEED)"
+
+test: $(STAMP) ## Run the tests (ARGS="tests/fleet -k codec" for some of them)
+	@$(BIN)/pytest $(ARGS)
+
+check: $(STAMP) ## Check format, style and types
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+	@$(BIN)/mypy
+
+format: $(STAMP) ## Format the code and fix what can be fixed automatically
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+bench: $(STAMP) ## Run the benchmarks (BENCH=fleet for one); each prints a table
+	@for script in benchmarks/$(BENCH).py; do echo "== $$script"; PYTHONSAFEPATH=1 $(BIN)/python "$$script" || exit 1; done
+
+venv: $(STAMP) ## Only make .venv with everything in it
+
+clean: ## Remove .venv, builds and caches; runs/ stays
+	rm -rf $(VENV) build dist install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): requirements.lock setup.py setup.cfg
+	@rm -f $@; test -x $(BIN)/python || { \
+	  found=; \
+	  for python in $(PYTHON); do \
+	    $$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || continue; \
+	    found=$$python; \
+	    $$python -c 'import ensurepip, venv' 2>/dev/null && break; \
+	    found="$$python-without-venv"; \
+	  done; \
+	  case "$$found" in \
+	  "") echo "Python 3.10 or newer is needed and none of these is it: $(PYTHON)." >&2; \
+	      echo "On Debian or Ubuntu: sudo apt install python3 python3-venv" >&2; exit 1;; \
+	  *-without-venv) echo "$${found%-without-venv} cannot make virtual environments." >&2; \
+	      echo "On Debian or Ubuntu: sudo apt install python3-venv" >&2; exit 1;; \
+	  esac; \
+	  echo "Making $(VENV) with $$($$found --version)"; \
+	  $$found -m venv $(VENV); }
+	@echo "Installing pinned packages into $(VENV): 1-2 minutes, longer if they are not on this machine yet"
+	@$(BIN)/python -m pip install --quiet --progress-bar off --disable-pip-version-check \
+	  -c requirements.lock -e '.[$(EXTRAS)]' \
+	  || { echo "Installing failed: pip says why above. Run make again to go on." >&2; exit 1; }
+	@touch $@
+	@echo "Installed"

@@ -1,0 +1,375 @@
+"""`pnaf`, the one command line. Each command is thin: it loads the config and calls its package."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fleet.config import ConfigError, FleetConfig, load_fleet
+from fleet.ready import EXIT_CONFIG, notify_ready, stop_on_signals
+from fleet.run_folder import RunFolder, create_run_folder
+
+DEMO_FLEET = "hardware_configs/fleets/sim2.yaml"
+
+app = typer.Typer(
+    help="Train one policy on many robots at once: asynchronous NAF over ROS 2 and ZeroMQ.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+fleet_app = typer.Typer(help="Run a fleet and talk to a running one.", no_args_is_help=True)
+logs_app = typer.Typer(help="Look at the episodes of a run.", no_args_is_help=True)
+app.add_typer(fleet_app, name="fleet")
+app.add_typer(logs_app, name="logs")
+
+ConfigPath = Annotated[
+    Path, typer.Argument(metavar="FLEET.yaml", help="The fleet's config, or the config.yaml of a run folder.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a config key, as in --set learner.seed=3; repeatable."
+    ),
+]
+RunDir = Annotated[
+    Path, typer.Option("--run-dir", help="Where this run's files go; continued if it is there.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+RobotId = Annotated[str, typer.Option("--id", help="Which robot of the fleet.")]
+
+
+def _log_to_stderr(verbose: bool = False) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """What a person can mend is one message and exit status 2, not a traceback."""
+    from fleet.sockets import BindError
+    from fleet.supervisor import SupervisorError
+
+    try:
+        yield
+    except (ConfigError, BindError) as error:
+        _fail(str(error), EXIT_CONFIG)
+    except SupervisorError as error:
+        _fail(str(error), 1)
+
+
+def _fail(text: str, status: int) -> None:
+    Console(stderr=True).print(f"[bold red]pnaf:[/] {_escape(text)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(status)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def _print_json(data: Any) -> None:
+    sys.stdout.write(json.dumps(data, indent=2, default=str) + "\n")
+
+
+# Processes ----------------------------------------------------------------------------------
+
+
+@app.command("replay-server")
+def replay_server(
+    config: ConfigPath, run_dir: RunDir = Path("runs/by-hand"), overrides: Overrides = None
+) -> None:
+    """Store the experience of all robots and serve it to the learner."""
+    _log_to_stderr()
+    with _clear_errors():
+        from replay_server.server import run_replay_server
+
+        fleet = load_fleet(config, overrides or ())
+        run_dir.mkdir(parents=True, exist_ok=True)
+        run_replay_server(
+            fleet.replay_server,
+            run_dir,
+            RunFolder(run_dir).run_id(),
+            stop_on_signals(),
+            on_ready=notify_ready,
+        )
+
+
+@app.command()
+def learner(config: ConfigPath, run_dir: RunDir = Path("runs/by-hand"), overrides: Overrides = None) -> None:
+    """Train NAF on what the replay server has, and broadcast the policy."""
+    _log_to_stderr()
+    with _clear_errors():
+        from learner.learner import run_learner
+
+        run_learner(load_fleet(config, overrides or ()), run_dir, stop_on_signals(), on_ready=notify_ready)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def robot(context: typer.Context, config: ConfigPath, robot_id: RobotId, overrides: Overrides = None) -> None:
+    """Drive one robot: the ROS 2 node with the control loop.
+
+    Whatever follows --ros-args goes to ROS.
+    """
+    _log_to_stderr()
+    with _clear_errors():
+        from robot_nodes.robot_node import run_robot
+
+        fleet = load_fleet(config, overrides or ())
+        raise typer.Exit(run_robot(fleet, robot_id, [arg for arg in context.args if arg != "--ros-args"]))
+
+
+@app.command("sim-arm")
+def sim_arm(config: ConfigPath, robot_id: RobotId, overrides: Overrides = None) -> None:
+    """Simulate one robot's arm in MuJoCo, behind the topics of ros2_control."""
+    _log_to_stderr()
+    with _clear_errors():
+        from robot_nodes.sim.arm_node import run_arm
+
+        fleet = load_fleet(config, overrides or ())
+        run_arm(fleet.entry(robot_id).robot, robot_id, fleet.seed)
+
+
+# A fleet on this machine --------------------------------------------------------------------
+
+
+@app.command()
+def demo(
+    run: Annotated[
+        str, typer.Option(help="Name of the run folder under runs/; default: demo-DATE-TIME.")
+    ] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    config: Annotated[Path, typer.Option(help="The fleet to run.")] = Path(DEMO_FLEET),
+    overrides: Overrides = None,
+) -> None:
+    """Two simulated robots learn to reach, until 90 % of the newest 20 evaluations succeed."""
+    lines = [f"seed={seed}", f"learner.seed={seed}", *(overrides or ())]
+    _up(config, lines, run, "demo")
+
+
+@fleet_app.command()
+def up(
+    config: ConfigPath,
+    run: Annotated[
+        str, typer.Option(help="Name of the run folder under runs/; default: FLEET-DATE-TIME.")
+    ] = "",
+    overrides: Overrides = None,
+) -> None:
+    """Start the whole fleet on this machine and watch it until its goal, `fleet stop` or Ctrl-C."""
+    _up(config, overrides or (), run, "")
+
+
+def _up(config: Path, overrides: Any, run: str, default_name: str) -> None:
+    from datetime import datetime
+
+    from fleet.fleet_run import FleetRun, write_report
+
+    _log_to_stderr()
+    console = Console()
+    with _clear_errors():
+        fleet = load_fleet(config, overrides)
+        name = run or f"{default_name or fleet.name}-{datetime.now():%Y%m%d-%H%M%S}"
+        folder = create_run_folder(fleet, Path("runs"), name)
+        outcome = FleetRun(folder.load(), folder, console, stop_on_signals()).run()
+        reached = write_report(folder, outcome, console)
+    console.print(folder.path, highlight=False)
+    raise typer.Exit(0 if reached else 130 if outcome.ended_by == "interrupt" else 1)
+
+
+# A running fleet ----------------------------------------------------------------------------
+
+
+def _ask_server(config: Path, overrides: list[str] | None) -> tuple[FleetConfig, Any]:
+    from replay_server.client import ReplayClient
+
+    fleet = load_fleet(config, overrides or ())
+    return fleet, ReplayClient(fleet.replay_server.endpoint, "monitor", "pnaf")
+
+
+@fleet_app.command()
+def status(config: ConfigPath, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Show every robot, the replay server and the learner of a running fleet."""
+    from fleet.live_screen import Progress, render
+    from replay_server.client import ReplayTimeout
+
+    with _clear_errors():
+        fleet, client = _ask_server(config, overrides)
+        try:
+            with client:
+                answer = client.status()
+        except ReplayTimeout as error:
+            _fail(str(error), 1)
+        if as_json:
+            _print_json(asdict(answer))
+        else:
+            uptime_s = float(answer.stats.get("replay/uptime_s", 0.0))
+            Console().print(render(answer, Progress(answer.run_id, uptime_s, fleet.goal)))
+
+
+def _command(kind: str, config: Path, target: str, reason: str, overrides: list[str] | None) -> None:
+    from replay_server.client import ReplayRefused, ReplayTimeout
+
+    with _clear_errors():
+        _, client = _ask_server(config, overrides)
+        try:
+            with client:
+                receipt = client.command(kind, target, reason)
+        except (ReplayTimeout, ReplayRefused) as error:
+            _fail(str(error), 1)
+    Console().print(f"{kind}: passed to {', '.join(receipt.delivered_to) or 'nobody: no robot is connected'}")
+
+
+Target = Annotated[str, typer.Option("--robot", help="One robot's id; default: all.")]
+Reason = Annotated[str, typer.Option(help="Shown on the robots and in the status.")]
+
+
+@fleet_app.command()
+def pause(config: ConfigPath, robot: Target = "*", reason: Reason = "", overrides: Overrides = None) -> None:
+    """End the running episodes and hold still; the learner goes on."""
+    _command("pause", config, robot, reason, overrides)
+
+
+@fleet_app.command()
+def resume(config: ConfigPath, robot: Target = "*", reason: Reason = "", overrides: Overrides = None) -> None:
+    """Go on after a pause or a fault; an e-stop has to be reset at the robot first."""
+    _command("resume", config, robot, reason, overrides)
+
+
+@fleet_app.command()
+def stop(config: ConfigPath, reason: Reason = "", overrides: Overrides = None) -> None:
+    """End the run in order: robots stop and ship what they have, the learner saves, the server seals."""
+    _command("stop", config, "*", reason, overrides)
+
+
+@fleet_app.command()
+def estop(config: ConfigPath, robot: Target = "*", reason: Reason = "", overrides: Overrides = None) -> None:
+    """Zero commands now, latched until a person resets it at the robot (service ~/reset_estop)."""
+    _command("estop", config, robot, reason, overrides)
+
+
+# Looking at what there is -------------------------------------------------------------------
+
+
+@app.command("eval")
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    episodes: Annotated[int, typer.Option(min=1, help="Noise-free episodes.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of targets and starts.")] = 1000,
+    robot: Annotated[str, typer.Option("--robot", help="Whose config to simulate; default: the first.")] = "",
+    film: Annotated[Path | None, typer.Option(help="Also write the first episodes as a GIF.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a run's newest policy on a simulated robot."""
+    from robot_nodes.policy import PolicyError
+    from robot_nodes.policy_file import newest_policy_file, read_policy
+    from robot_nodes.sim.evaluation import evaluate_policy, write_film
+
+    with _clear_errors():
+        fleet = RunFolder(run).load()
+        try:
+            message = read_policy(newest_policy_file(RunFolder(run).checkpoints))
+        except PolicyError as error:
+            _fail(str(error), EXIT_CONFIG)
+        console = Console(stderr=True)
+        result = evaluate_policy(fleet, message, episodes, seed, robot or fleet.robots[0].id, console)
+        if film:
+            write_film(fleet, result, film)
+    if as_json:
+        _print_json(result.summary)
+        return
+    table = Table(title=f"{run}: policy v{message.version}, {episodes} noise-free episodes")
+    for key in result.summary:
+        table.add_column(key)
+    table.add_row(*(f"{value:.4g}" for value in result.summary.values()))
+    Console().print(table)
+
+
+@logs_app.command("ls")
+def logs_ls(run: Annotated[Path, typer.Argument(help="A run folder.")], as_json: Json = False) -> None:
+    """List the stored episodes."""
+    from replay_server.episode_store import list_episodes
+
+    if not run.is_dir():
+        _fail(f"{run}: no such run folder", EXIT_CONFIG)
+    episodes = list_episodes(run)
+    if as_json:
+        _print_json([{"path": e.path, **asdict(e.info)} for e in episodes])
+        return
+    table = Table(title=f"{run}: {len(episodes)} episodes, {sum(e.info.rows for e in episodes):,} rows")
+    for name in ("file", "rows", "end", "success", "noise-free", "policy", "return", "metrics"):
+        table.add_column(name, overflow="fold")
+    for episode in episodes:
+        info, metrics = episode.info, dict(episode.info.metrics)
+        table.add_row(
+            str(episode.path.relative_to(run)),
+            str(info.rows),
+            info.end or "unfinished",
+            "yes" if info.success else "no",
+            "yes" if info.evaluation else "",
+            f"v{info.policy_version}",
+            f"{metrics.pop('return', float('nan')):.2f}",
+            ", ".join(f"{key} {value:.3f}" for key, value in metrics.items()),
+        )
+    Console().print(table)
+
+
+@logs_app.command("show")
+def logs_show(file: Annotated[Path, typer.Argument(help="One HDF5 episode.")], as_json: Json = False) -> None:
+    """Show one episode: its attributes and the range of every column."""
+    from replay_server.episode_file import EpisodeFileError, read_episode
+    from replay_server.report import describe_columns
+
+    try:
+        episode = read_episode(file)
+    except EpisodeFileError as error:
+        _fail(str(error), 1)
+    facts, columns = asdict(episode.info), describe_columns(episode)
+    if as_json:
+        _print_json({"attributes": facts, "columns": columns})
+        return
+    table = Table(title=str(file), show_header=False)
+    for key, value in facts.items():
+        table.add_row(key, str(value))
+    Console().print(table)
+    table = Table("column", "unit", "min", "mean", "max")
+    for column in columns:
+        table.add_row(
+            column["name"], column["unit"], *(f"{column[key]:.4g}" for key in ("min", "mean", "max"))
+        )
+    Console().print(table)
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path, typer.Option(help="The fleet to check for.")] = Path(DEMO_FLEET),
+    as_json: Json = False,
+) -> None:
+    """Say what is missing on this machine and how to get it."""
+    from fleet.doctor import examine
+
+    with _clear_errors():
+        findings = examine(load_fleet(config))
+    if as_json:
+        _print_json([asdict(finding) for finding in findings])
+    else:
+        table = Table("", "what", "found", "what to do")
+        for f in findings:
+            mark = "[green]ok[/]" if f.ok else "[red]missing[/]" if f.needed else "[yellow]note[/]"
+            table.add_row(mark, f.name, _escape(f.found), "" if f.ok else _escape(f.advice))
+        Console().print(table)
+    raise typer.Exit(0 if all(f.ok or not f.needed for f in findings) else 1)
+
+
+if __name__ == "__main__":
+    app()

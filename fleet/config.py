@@ -1,0 +1,364 @@
+"""Config models: one YAML per fleet, which names one per robot kind and one per task.
+
+Every key is checked; an unknown one is an error; every message names the file, the key, the value
+and what is allowed. `load_fleet(path)` resolves the files it names into one self-contained
+FleetConfig, and `save_fleet` writes that beside a run: it is what every process is started with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from typing_extensions import Self
+
+PACKAGED_CONFIGS = Path(__file__).resolve().parent.parent / "hardware_configs"
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Vector3 = tuple[float, float, float]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+Endpoint = Annotated[str, Field(pattern=r"^tcp://(\[[0-9a-f:]+\]|[\w.\-*]+):(\d{1,5}|\*)$")]
+
+
+class ConfigError(ValueError):
+    """A config file cannot be used; the text says which key of which file, and what to do."""
+
+
+class Model(BaseModel):
+    """Base of all configs: unknown keys are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WorkspaceSphere(Model):
+    """The end effector stays inside this sphere."""
+
+    center_m: Vector3
+    radius_m: Positive
+
+
+class SafetyLimits(Model):
+    """What the guard enforces. No limit has a default: a missing one is an error."""
+
+    position_low_rad: list[float]
+    position_high_rad: list[float]
+    max_joint_velocity_rad_s: list[Positive]
+    max_joint_acceleration_rad_s2: list[Positive]
+    workspace_sphere: WorkspaceSphere
+    max_state_age_s: Positive = Field(description="Older joint states stop the robot (s, ROS time).")
+    max_state_silence_s: Positive = Field(description="No joint state for this long stops it (s, wall time).")
+    on_stale_state: Literal["latch", "wait"] = Field(
+        description="latch: a person must clear the fault; wait: go on with a reset when states are back."
+    )
+    max_policy_age_s: Positive = Field(description="Past this wall-clock age on_old_policy is done.")
+    on_old_policy: Literal["keep_acting", "hold"]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        sizes = {
+            len(self.position_low_rad),
+            len(self.position_high_rad),
+            len(self.max_joint_velocity_rad_s),
+            len(self.max_joint_acceleration_rad_s2),
+        }
+        if len(sizes) != 1:
+            raise ValueError(f"all per-joint limits must be equally long, got lengths {sorted(sizes)}")
+        for i, (low, high) in enumerate(zip(self.position_low_rad, self.position_high_rad, strict=True)):
+            if not low < high:
+                raise ValueError(
+                    f"position_low_rad[{i}] = {low} must be below position_high_rad[{i}] = {high}"
+                )
+        return self
+
+
+class TopicsConfig(Model):
+    """Names inside the robot's namespace, as ros2_control has them."""
+
+    joint_states: str = "joint_states"
+    command: str = "forward_velocity_controller/commands"
+
+
+class ResetConfig(Model):
+    """The motion between two episodes: a guarded joint-velocity servo to a randomised home."""
+
+    home_rad: list[float]
+    randomise_rad: NonNegative = Field(0.3, description="Uniform offset of each joint around home (rad).")
+    gain_per_s: Positive = Field(4.0, description="Velocity per position error (1/s).")
+    tolerance_rad: Positive = Field(0.05, description="Close enough to start, per joint (rad).")
+    timeout_s: Positive = Field(10.0, description="Robot time after which the reset is a fault (s).")
+
+
+class SimConfig(Model):
+    """The simulated arm behind the topics."""
+
+    timestep_s: Positive = 0.002
+    joint_state_rate_hz: Positive = Field(100.0, description="Also the rate of /clock.")
+    speed: NonNegative = Field(1.0, description="Simulated seconds per second; 0: as fast as it can.")
+    lockstep_timeout_s: NonNegative = Field(
+        0.0,
+        description="At each control period wait up to this wall time for the next command, so that "
+        "faster-than-real-time runs have the timing of real time; 0: never wait.",
+    )
+    shuffle_joint_order: bool = Field(True, description="Publish joints in another order than the URDF's.")
+
+
+class RobotConfig(Model):
+    """One kind of robot: `hardware_configs/robots/*.yaml`."""
+
+    name: Name
+    urdf: Path = Field(description="Relative to the robot's YAML file.")
+    joints: list[str] = Field(min_length=1, description="In the order of the command controller.")
+    tool_link: str
+    control_rate_hz: Positive
+    limits: SafetyLimits
+    reset: ResetConfig
+    topics: TopicsConfig = TopicsConfig()
+    sim: SimConfig | None = Field(None, description="Absent: real hardware, nothing is simulated.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        n = len(self.joints)
+        if len(self.limits.position_low_rad) != n:
+            raise ValueError(f"limits has {len(self.limits.position_low_rad)} joints but joints lists {n}")
+        if len(self.reset.home_rad) != n:
+            raise ValueError(f"reset.home_rad has {len(self.reset.home_rad)} values but joints lists {n}")
+        for i, home in enumerate(self.reset.home_rad):
+            if not self.limits.position_low_rad[i] <= home <= self.limits.position_high_rad[i]:
+                raise ValueError(f"reset.home_rad[{i}] = {home} is outside the position limits")
+        return self
+
+
+class ReachTaskConfig(Model):
+    """Bring the tool to a random point: targets fill a spherical shell above the table."""
+
+    kind: Literal["reach"]
+    episode_s: Positive = Field(description="Length of an episode in robot time (s).")
+    success_radius_m: Positive
+    target_center_m: Vector3
+    target_radius_m: tuple[Positive, Positive] = Field(description="Inner and outer radius of the shell (m).")
+    target_min_z_m: float
+    target_min_x_m: float = Field(description="Targets lie in front of the robot: x at least this (m).")
+    distance_weight: NonNegative = 1.0
+    precision_weight: NonNegative = 0.5
+    precision_scale_per_m2: Positive = 100.0
+    action_weight: NonNegative = 0.01
+
+
+TaskConfig = Annotated[ReachTaskConfig, Field()]
+
+
+class RobotEntry(Model):
+    """One robot of the fleet."""
+
+    id: Name
+    robot: RobotConfig
+    exploration_scale: NonNegative = Field(1.0, description="Multiplies the policy's exploration_std.")
+
+
+class ReplayServerConfig(Model):
+    """The replay server."""
+
+    endpoint: Endpoint = "tcp://127.0.0.1:5710"
+    capacity_rows: int = Field(1_000_000, gt=0)
+    sample_min_rows: int = Field(1000, ge=1, description="Samples are refused below this many rows.")
+    samples_per_insert: float | None = Field(
+        None, gt=0, description="Rows sampled per row inserted; none: no limit."
+    )
+
+
+class LearnerConfig(Model):
+    """The NAF learner; `learner/naf.py` gives the equations."""
+
+    seed: int = 0
+    policy_endpoint: Endpoint = "tcp://127.0.0.1:5711"
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    threads: int = Field(1, ge=1)
+    hidden_sizes: list[int] = Field([100, 100], min_length=1)
+    off_diagonal: bool = Field(True, description="P has off-diagonal entries; otherwise it is diagonal.")
+    batch_size: int = Field(64, ge=1)
+    learning_rate: Positive = 3e-4
+    gamma: Fraction = 0.9
+    polyak_tau: Fraction = 0.005
+    reward_scale: Positive = 1.0
+    updates_per_row: Positive = Field(4.0, description="Updates per transition inserted.")
+    warmup_rows: int = Field(1000, ge=1, description="Rows before the first update; robots act at random.")
+    normalise_observations: bool = True
+    exploration_std: NonNegative = 0.3
+    warmup_exploration_std: NonNegative = Field(1.0, description="exploration_std before the first update.")
+    exploration_correlation: float = Field(0.0, ge=0, lt=1)
+    publish_period_s: Positive = 0.5
+    checkpoint_period_s: Positive = 60.0
+    log_period_s: Positive = 2.0
+
+
+class RosConfig(Model):
+    """ROS 2 settings of every process this fleet starts."""
+
+    domain_id: int = Field(0, ge=0, le=232)
+    discovery_range: Literal["LOCALHOST", "SUBNET", "OFF", "SYSTEM_DEFAULT"] = "SUBNET"
+
+
+class GoalConfig(Model):
+    """When `pnaf fleet up` ends by itself."""
+
+    success_rate: Fraction = 0.9
+    over_episodes: int = Field(20, ge=1, description="Newest noise-free episodes that count.")
+    time_budget_s: Positive = 1500.0
+
+
+class FleetConfig(Model):
+    """A whole fleet: `hardware_configs/fleets/*.yaml`."""
+
+    name: Name
+    seed: int = 0
+    task: TaskConfig
+    robots: list[RobotEntry] = Field(min_length=1)
+    evaluate_every: int = Field(5, ge=2, description="Each k-th episode of a robot is noise-free.")
+    replay_server: ReplayServerConfig = ReplayServerConfig()
+    learner: LearnerConfig = LearnerConfig()
+    ros: RosConfig = RosConfig()
+    goal: GoalConfig | None = Field(None, description="Absent: run until stopped.")
+
+    @field_validator("robots")
+    @classmethod
+    def _unique_ids(cls, robots: list[RobotEntry]) -> list[RobotEntry]:
+        ids = [entry.id for entry in robots]
+        if len(set(ids)) != len(ids):
+            raise ValueError(f"robot ids must be unique, got {ids}")
+        return robots
+
+    def entry(self, robot_id: str) -> RobotEntry:
+        """The robot with this id.
+
+        Raises:
+            ConfigError: The fleet has no such robot.
+        """
+        for entry in self.robots:
+            if entry.id == robot_id:
+                return entry
+        known = ", ".join(entry.id for entry in self.robots)
+        raise ConfigError(f"no robot {robot_id!r} in fleet {self.name!r}; it has: {known}")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: must hold a mapping of keys to values, got {type(data).__name__}")
+    return data
+
+
+def find_config(path: Path | str) -> Path:
+    """The file itself, or the one of that name that was installed with the package."""
+    path = Path(path)
+    if path.exists():
+        return path
+    parts = path.parts[1:] if path.parts[:1] == ("hardware_configs",) else path.parts
+    packaged = PACKAGED_CONFIGS.joinpath(*parts)
+    return packaged if packaged.exists() else path
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    """Set `a.b.c=value` (value in YAML; list items by index) in nested data."""
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise ConfigError(f"override {override!r} must look like learner.seed=3")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
+    node: Any = data
+    *parents, last = key.split(".")
+    for part in parents:
+        if isinstance(node, list):
+            if not (part.isdigit() and int(part) < len(node)):
+                raise ConfigError(f"override {override!r}: {part!r} is not an index below {len(node)}")
+            node = node[int(part)]
+        else:
+            node = node.setdefault(part, {})
+        if not isinstance(node, dict | list):
+            raise ConfigError(f"override {override!r}: {part!r} is a value, not a group of keys")
+    if isinstance(node, list):
+        if not (last.isdigit() and int(last) < len(node)):
+            raise ConfigError(f"override {override!r}: {last!r} is not an index below {len(node)}")
+        node[int(last)] = value
+    else:
+        node[last] = value
+
+
+def _inline(data: dict[str, Any], path: Path) -> None:
+    """Replace the names of task and robot files by their contents."""
+    if isinstance(data.get("task"), str):
+        data["task"] = _read_yaml(path.parent / data["task"])
+    default_robot = data.pop("robot", None)
+    robots = data.get("robots")
+    if not isinstance(robots, list):
+        return  # pydantic says what is wrong with it
+    for i, entry in enumerate(robots):
+        if isinstance(entry, str):
+            entry = {"id": entry}
+        if not isinstance(entry, dict):
+            continue
+        entry.setdefault("robot", default_robot)
+        if isinstance(entry["robot"], str):
+            robot_path = path.parent / entry["robot"]
+            entry["robot"] = _read_yaml(robot_path)
+            base = robot_path.parent
+        else:
+            base = path.parent
+        robot = entry["robot"]
+        if isinstance(robot, dict) and isinstance(robot.get("urdf"), str):
+            robot["urdf"] = str((base / robot["urdf"]).resolve())
+        robots[i] = entry
+
+
+def load_fleet(path: Path | str, overrides: Sequence[str] = ()) -> FleetConfig:
+    """Read a fleet's YAML and all it names.
+
+    Args:
+        path: A file, or the name of one that was installed with the package.
+        overrides: `key.key=value` lines that win over the file.
+
+    Raises:
+        ConfigError: With one line per problem: file, key, value, and what is allowed.
+    """
+    path = find_config(path)
+    data = _read_yaml(path)
+    _inline(data, path)
+    for override in overrides:
+        _apply_override(data, override)
+    try:
+        fleet = FleetConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(path, e) for e in error.errors())) from None
+    for entry in fleet.robots:
+        if not entry.robot.urdf.is_file():
+            raise ConfigError(f"{path}: robots.{entry.id}.robot.urdf: no such file: {entry.robot.urdf}")
+    return fleet
+
+
+def _explain(path: Path, error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"]) or "(top level)"
+    value = str(error["input"])
+    shown = value if len(value) <= 60 else value[:57] + "..."
+    if error["type"] == "extra_forbidden":
+        return f"{path}: {key}: unknown key (value {shown}); remove it or correct its spelling"
+    if error["type"] == "missing":
+        return f"{path}: {key}: is required and missing"
+    return f"{path}: {key} = {shown}: {error['msg']}"
+
+
+def save_fleet(fleet: FleetConfig, path: Path) -> None:
+    """Write the fleet as one self-contained YAML that `load_fleet` reads back."""
+    path.write_text(yaml.safe_dump(fleet.model_dump(mode="json"), sort_keys=False))

@@ -1,0 +1,217 @@
+"""One fleet on this machine, from start to report: what `pnaf fleet up` and `pnaf demo` do.
+
+This and `fleet/cli.py` are where the packages meet, so they import the others when they need them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.live import Live
+
+from fleet.config import FleetConfig
+from fleet.live_screen import Progress, render, stats_of, success_rate, summary_line
+from fleet.messages import Status
+from fleet.node_specs import node_specs
+from fleet.run_folder import RunFolder
+from fleet.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from replay_server.client import ReplayClient
+
+logger = logging.getLogger(__name__)
+
+_START_TIMEOUT_S = 120.0
+_REFRESH_S = 0.5
+_LINE_PERIOD_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        ended_by: "goal", "time budget", "stop command" or "interrupt".
+        wall_time_s: From the moment the fleet was up until it was told to stop (s).
+        success_rate: Of the newest noise-free episodes when it ended; None if there were too few.
+        produced: Steps each robot process says it took, by "robot_id:boot_id".
+        learner_stats: The learner's last numbers.
+    """
+
+    ended_by: str
+    wall_time_s: float
+    success_rate: float | None
+    produced: dict[str, int]
+    learner_stats: Mapping[str, Any]
+
+
+class FleetRun:
+    """Supervises a fleet until its goal, its time budget, a stop command or Ctrl-C."""
+
+    def __init__(
+        self, fleet: FleetConfig, folder: RunFolder, console: Console, stop: threading.Event
+    ) -> None:
+        self._fleet, self._folder, self._console, self._stop = fleet, folder, console, stop
+        self._status: Status | None = None
+        self._produced: dict[str, int] = {}
+
+    def run(self) -> Outcome:
+        """Start, watch, stop in order.
+
+        Raises:
+            SupervisorError: A process cannot be kept running.
+        """
+        from replay_server.client import ReplayClient
+
+        specs = node_specs(self._fleet, self._folder.config, self._folder.path)
+        show: Callable[[Progress], None]
+        with (
+            Supervisor(specs, self._folder.logs) as supervisor,
+            ReplayClient(self._fleet.replay_server.endpoint, "monitor", "fleet_up") as client,
+            Live(console=self._console, auto_refresh=False, screen=False, transient=True) as live,
+        ):
+            if self._console.is_terminal:
+
+                def show(progress: Progress) -> None:
+                    live.update(render(self._status, progress), refresh=True)
+
+            else:
+                show = self._line_printer()
+            show(
+                Progress(
+                    self._folder.path.name, 0.0, self._fleet.goal, note=f"starting {len(specs)} processes …"
+                )
+            )
+            supervisor.start(_START_TIMEOUT_S, cancelled=self._stop.is_set)
+            started_s = time.monotonic()
+            ended_by = self._watch(supervisor, client, started_s, show)
+            wall_time_s = time.monotonic() - started_s
+            rate = self._success_rate()
+            show(
+                Progress(
+                    self._folder.path.name, wall_time_s, self._fleet.goal, note=f"stopping ({ended_by}) …"
+                )
+            )
+            # Robots first: they ship their last steps while the server still listens.
+            supervisor.stop([entry.id for entry in self._fleet.robots])
+            self._ask(client)
+        return Outcome(ended_by, wall_time_s, rate, self._produced, stats_of(self._status, "learner"))
+
+    def _watch(
+        self, supervisor: Supervisor, client: ReplayClient, started_s: float, show: Callable[[Progress], None]
+    ) -> str:
+        goal = self._fleet.goal
+        while not self._stop.wait(_REFRESH_S):
+            supervisor.poll()
+            self._ask(client)
+            elapsed_s = time.monotonic() - started_s
+            note = "" if supervisor.all_ready else "waiting for processes that were started again"
+            show(Progress(self._folder.path.name, elapsed_s, goal, supervisor.restarts, note))
+            if self._status is not None and self._status.last_command == "stop":
+                return "stop command"
+            if goal is None:
+                continue
+            rate = self._success_rate()
+            if rate is not None and rate >= goal.success_rate:
+                return "goal"
+            if elapsed_s > goal.time_budget_s:
+                return "time budget"
+        return "interrupt"
+
+    def _ask(self, client: ReplayClient) -> None:
+        from replay_server.client import ReplayTimeout
+
+        try:
+            self._status = client.status()
+        except ReplayTimeout:
+            logger.warning("the replay server does not answer")
+            return
+        for process in self._status.processes:
+            if process["role"] == "robot":
+                key = f"{process['process_id']}:{process['boot_id']}"
+                self._produced[key] = int(process["stats"].get("robot/steps", 0))
+
+    def _success_rate(self) -> float | None:
+        if self._status is None:
+            return None
+        return success_rate(
+            self._status.evaluations, self._fleet.goal.over_episodes if self._fleet.goal else 20
+        )
+
+    def _line_printer(self) -> Callable[[Progress], None]:
+        """Without a terminal: one line every ten seconds."""
+        last_s = float("-inf")
+
+        def show(progress: Progress) -> None:
+            nonlocal last_s
+            if self._status is None or time.monotonic() - last_s < _LINE_PERIOD_S:
+                return
+            last_s = time.monotonic()
+            self._console.print(summary_line(self._status, progress), highlight=False)
+
+        return show
+
+
+def write_report(folder: RunFolder, outcome: Outcome, console: Console) -> bool:
+    """Count what is stored, measure the final policy, draw the pictures; whether the goal was reached."""
+    from replay_server.episode_store import list_episodes
+    from replay_server.report import Report, count_rows, plot_learning_curve
+
+    fleet = folder.load()
+    episodes = list_episodes(folder.path)
+    counts = count_rows(episodes, outcome.produced)
+    reached = outcome.ended_by == "goal" or (fleet.goal is None and outcome.ended_by == "stop command")
+    report = Report(
+        success_rate=outcome.success_rate,
+        robots=len(fleet.robots),
+        transitions_produced=sum(outcome.produced.values()),
+        transitions_stored=counts.stored,
+        transitions_lost=counts.lost,
+        transitions_duplicated=counts.duplicated,
+        updates=int(outcome.learner_stats.get("learner/updates", 0)),
+        wall_time_s=round(outcome.wall_time_s, 1),
+        policy_versions=int(outcome.learner_stats.get("learner/policy_version", -1)) + 1,
+        seed=fleet.seed,
+        ended_by=outcome.ended_by,
+        final_evaluation=_evaluate(fleet, folder, console),
+    )
+    report.write(folder.report)
+    goal = fleet.goal.success_rate if fleet.goal else None
+    plot_learning_curve([episode.info for episode in episodes], folder.learning_curve, goal)
+    console.print(
+        f"{'goal reached' if reached else f'ended by {outcome.ended_by}'} after {outcome.wall_time_s:.0f} s:"
+        f" {counts.stored:,} transitions stored, {counts.lost} lost, {counts.duplicated} duplicated",
+        highlight=False,
+    )
+    return reached
+
+
+def _evaluate(fleet: FleetConfig, folder: RunFolder, console: Console) -> dict[str, float]:
+    """50 more noise-free episodes with the last policy, and the film; nothing if no robot is simulated."""
+    from robot_nodes.policy import PolicyError
+    from robot_nodes.policy_file import newest_policy_file, read_policy
+    from robot_nodes.sim.evaluation import evaluate_policy, write_film
+
+    simulated = [entry.id for entry in fleet.robots if entry.robot.sim is not None]
+    if not simulated:
+        return {}
+    try:
+        message = read_policy(newest_policy_file(folder.checkpoints))
+    except PolicyError as error:
+        logger.error("no final evaluation: %s", error)
+        return {}
+    evaluation = evaluate_policy(fleet, message, 50, fleet.seed + 1000, simulated[0], console)
+    write_film(fleet, evaluation, folder.film)
+    summary = evaluation.summary
+    console.print(
+        f"final policy v{message.version}: {100 * summary['success_rate']:.0f} % of 50 fresh noise-free episodes,"
+        f" mean final distance {100 * summary.get('mean_final_distance_m', float('nan')):.1f} cm",
+        highlight=False,
+    )
+    return summary

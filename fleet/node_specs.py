@@ -1,0 +1,81 @@
+"""The processes of a fleet: what to start, with what, and after whom.
+
+One pure function feeds both `pnaf fleet up` (fleet/supervisor.py) and `launch/fleet.launch.py`.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fleet.config import FleetConfig
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One process.
+
+    Attributes:
+        name: Unique in the fleet; also the name of its log file.
+        argv: The command.
+        env: Variables added to the environment.
+        after: Processes that must be ready before this one is started.
+        respawn: Whether to start it again when it ends by itself.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: dict[str, str] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
+    respawn: bool = True
+
+
+def arm_name(robot_id: str) -> str:
+    """Name of the process that simulates this robot's arm."""
+    return f"{robot_id}_arm"
+
+
+def node_specs(fleet: FleetConfig, config: Path, run_dir: Path) -> list[NodeSpec]:
+    """Every process of the fleet, in an order in which they may be started.
+
+    Args:
+        fleet: The loaded config.
+        config: Its self-contained file, given to every process.
+        run_dir: Where the run's files go.
+    """
+    pnaf = (sys.executable, "-m", "fleet.cli")
+    ros = ros_environment(fleet)
+    # One process, one core: several BLAS threads on a busy machine only wait for each other.
+    single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    specs = [
+        NodeSpec("replay_server", (*pnaf, "replay-server", str(config), "--run-dir", str(run_dir)), single),
+        NodeSpec(
+            "learner",
+            (*pnaf, "learner", str(config), "--run-dir", str(run_dir)),
+            {"OMP_NUM_THREADS": str(fleet.learner.threads)},
+            after=("replay_server",),
+        ),
+    ]
+    for entry in fleet.robots:
+        after: tuple[str, ...] = ("replay_server",)
+        if entry.robot.sim is not None:
+            arm = arm_name(entry.id)
+            specs.append(NodeSpec(arm, (*pnaf, "sim-arm", str(config), "--id", entry.id), ros | single))
+            after = (*after, arm)
+        specs.append(NodeSpec(entry.id, (*pnaf, "robot", str(config), "--id", entry.id), ros | single, after))
+    return specs
+
+
+def ros_environment(fleet: FleetConfig) -> dict[str, str]:
+    """ROS 2 variables for this fleet's processes.
+
+    Simulated fleets talk over UDP only: after `kill -9` Fast DDS would leave shared memory behind.
+    """
+    variables = {
+        "ROS_DOMAIN_ID": str(fleet.ros.domain_id),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": fleet.ros.discovery_range,
+    }
+    if all(entry.robot.sim is not None for entry in fleet.robots):
+        variables["FASTDDS_BUILTIN_TRANSPORTS"] = "UDPv4"
+    return variables

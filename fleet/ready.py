@@ -1,0 +1,36 @@
+"""How a process tells its supervisor that it is ready, and how it learns that it must stop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from types import FrameType
+
+READY_FD_VARIABLE = "PNAF_READY_FD"
+RESTARTS_VARIABLE = "PNAF_RESTARTS"
+
+EXIT_CONFIG = 2
+"""Exit status of a process that a restart cannot help: its config or its surroundings are wrong."""
+
+
+def notify_ready() -> None:
+    """Tell the supervisor, if there is one; to be called once, when the process can serve."""
+    descriptor = os.environ.pop(READY_FD_VARIABLE, "")
+    if descriptor:
+        with contextlib.suppress(OSError, ValueError):  # no supervisor listens any more
+            os.write(int(descriptor), b"1")
+            os.close(int(descriptor))
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGINT and SIGTERM set; the process then ends in order, by itself."""
+    stop = threading.Event()
+
+    def handle(_signal: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
+    return stop

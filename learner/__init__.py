@@ -1,0 +1,1 @@
+"""NAF on its own device: network and loss, trainer, replay mirror, publisher, checkpoints, main loop."""

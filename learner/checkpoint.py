@@ -1,0 +1,179 @@
+"""Everything a run needs to go on from where it was, as one folder per checkpoint.
+
+    checkpoints/00000123/state.pt      tensors, counters, generators: torch, loaded with weights_only
+    checkpoints/00000123/policy.pnaf   the PolicyMessage frame: read without torch (`pnaf eval`)
+
+A checkpoint is written beside its place, fsynced and renamed: it is whole or absent.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from fleet.codec import decode, encode
+from fleet.messages import MessageError, PolicyMessage
+from fleet.spaces import SpaceError, SpaceSpec
+from learner.trainer import Trainer
+
+FORMAT = 1
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written or read; the text names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is to be kept of a run besides the trainer.
+
+    Attributes:
+        run_id: The run, as the replay server named it.
+        policy_version: Version of the newest policy that was published.
+        cursor: The replay log's cursor of the next row.
+        rows: Rows that the learner had seen.
+    """
+
+    run_id: str
+    policy_version: int
+    cursor: int
+    rows: int
+
+
+def save_checkpoint(
+    folder: Path, trainer: Trainer, progress: Progress, policy: PolicyMessage, keep: int = 3
+) -> Path:
+    """Write a checkpoint and remove all but the newest `keep`; returns its folder.
+
+    Raises:
+        CheckpointError: The disk refuses.
+    """
+    state: dict[str, Any] = {
+        "format": FORMAT,
+        "spec": trainer.spec.to_json(),
+        "hidden_sizes": list(trainer.shape.hidden_sizes),
+        "off_diagonal": trainer.shape.off_diagonal,
+        "updates": trainer.updates,
+        "network": trainer.network.flat.detach().cpu(),
+        "target": trainer.target.cpu(),
+        "optimiser": trainer.optimiser.state_dict(),
+        "normaliser": trainer.normaliser.state(),
+        "generator": trainer.generator.get_state().cpu(),
+        "run_id": progress.run_id,
+        "policy_version": progress.policy_version,
+        "cursor": progress.cursor,
+        "rows": progress.rows,
+    }
+    final = folder / f"{trainer.updates:010d}"
+    temporary = folder / f".{final.name}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        with (temporary / "state.pt").open("wb") as file:
+            torch.save(state, file)
+            _sync(file)
+        with (temporary / "policy.pnaf").open("wb") as file:
+            file.write(encode(policy))
+            _sync(file)
+        _sync_folder(temporary)
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+        _sync_folder(folder)
+        for old in list_checkpoints(folder)[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise CheckpointError(f"{final}: cannot write the checkpoint: {error}") from error
+    return final
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints in a folder, oldest first."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.name.isdigit() and (path / "state.pt").is_file())
+
+
+def load_checkpoint(path: Path, trainer: Trainer) -> Progress:
+    """Put a checkpoint's state into a trainer of the same network and spec.
+
+    Raises:
+        CheckpointError: It is missing, damaged, of another spec or of another network.
+    """
+    state = _read_state(path)
+    try:
+        saved = SpaceSpec.from_json(state["spec"])
+        if difference := trainer.spec.difference(saved):
+            raise CheckpointError(f"{path}: was trained in other spaces: {difference}")
+        mine = (list(trainer.shape.hidden_sizes), trainer.shape.off_diagonal)
+        theirs = (state["hidden_sizes"], state["off_diagonal"])
+        if mine != theirs:
+            raise CheckpointError(
+                f"{path}: (hidden_sizes, off_diagonal) is {theirs} there and {mine} in this config"
+            )
+        with torch.no_grad():
+            trainer.network.flat.copy_(state["network"])
+            trainer.target.copy_(state["target"])
+        trainer.optimiser.load_state_dict(state["optimiser"])
+        trainer.normaliser.load_state(state["normaliser"])
+        trainer.refresh_normaliser()
+        trainer.generator.set_state(state["generator"])
+        trainer.updates = int(state["updates"])
+        return Progress(
+            run_id=str(state["run_id"]),
+            policy_version=int(state["policy_version"]),
+            cursor=int(state["cursor"]),
+            rows=int(state["rows"]),
+        )
+    except (KeyError, TypeError, ValueError, RuntimeError, SpaceError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path}: is not a checkpoint of this program: {error!r}") from error
+
+
+def load_policy(path: Path) -> PolicyMessage:
+    """The policy of a checkpoint folder, or of a `.pnaf` file.
+
+    Raises:
+        CheckpointError: It is missing or damaged.
+    """
+    file = path / "policy.pnaf" if path.is_dir() else path
+    try:
+        message = decode(file.read_bytes())
+    except (OSError, MessageError) as error:
+        raise CheckpointError(f"{file}: cannot be read as a policy: {error}") from error
+    if not isinstance(message, PolicyMessage):
+        raise CheckpointError(f"{file}: holds a {type(message).__name__}, not a policy")
+    return message
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    file = path / "state.pt"
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{file}: no such checkpoint") from None
+    except Exception as error:  # a damaged file raises many kinds
+        raise CheckpointError(f"{file}: is damaged or not a checkpoint: {error}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        found = state.get("format") if isinstance(state, dict) else type(state).__name__
+        raise CheckpointError(f"{file}: has checkpoint format {found}, this program reads {FORMAT}")
+    return state
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

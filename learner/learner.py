@@ -1,0 +1,243 @@
+"""The learner process: follow the log, update as far as the rows allow, publish, report, save.
+
+It never waits for a robot and no robot waits for it: rows come from the replay server, policies
+leave on a publish socket, and either side may be away for any time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import zmq
+from torch.utils.tensorboard import SummaryWriter
+
+from fleet.config import FleetConfig
+from fleet.run_folder import RunFolder
+from fleet.sockets import Context, bind_policy_publisher
+from fleet.spaces import SpaceSpec
+from learner.checkpoint import (
+    CheckpointError,
+    Progress,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
+from learner.mirror import ReplayMirror
+from learner.publisher import PolicyPublisher, policy_message
+from learner.replay_link import ReplayLink
+from learner.trainer import Trainer
+from learner.version_counter import VersionCounter
+from replay_server.client import ReplayClient
+from replay_server.rate_limiter import RateLimiter
+
+log = logging.getLogger(__name__)
+
+_TAIL_ROWS = 8192
+_PULL_PERIOD_S = 0.05
+_SLICE_S = 0.03
+_IDLE_S = 0.01
+_WAIT_S = 0.5
+_HEARTBEAT_S = 1.0
+
+
+def run_learner(
+    config: FleetConfig, run_dir: Path, stop: threading.Event, on_ready: Callable[[], None]
+) -> None:
+    """Train until `stop` is set, then save a checkpoint.
+
+    Args:
+        config: The fleet as run.
+        run_dir: The run's folder: checkpoints are resumed from and written there.
+        stop: Set it from anywhere to end in order.
+        on_ready: Called once the policy socket is bound; robots need not exist yet.
+
+    Raises:
+        learner.trainer.DivergedError: The network left the finite numbers.
+        fleet.sockets.BindError: The policy endpoint is taken, or not on loopback.
+    """
+    torch.set_num_threads(config.learner.threads)
+    context: Context = zmq.Context()
+    publisher = None
+    try:
+        publisher = PolicyPublisher(bind_policy_publisher(context, config.learner.policy_endpoint))
+        on_ready()
+        with ReplayClient(config.replay_server.endpoint, "learner", "learner", context=context) as client:
+            link = ReplayLink(client, time.monotonic)
+            while (spec := link.spec()) is None:
+                link.heartbeat("waiting", {})
+                if stop.wait(_WAIT_S):
+                    return
+            Learner(config, spec, RunFolder(run_dir), link, publisher).run(stop)
+    finally:
+        if publisher is not None:
+            publisher.close()
+        context.term()
+
+
+class Learner:
+    """One run's training, once the spec is known.
+
+    learner.pull()        # new rows into mirror and normaliser
+    learner.train()       # a slice of the updates that the rows allow
+    learner.tend(now)     # whatever is due: publish, log, heartbeat, checkpoint
+    """
+
+    def __init__(
+        self,
+        config: FleetConfig,
+        spec: SpaceSpec,
+        run: RunFolder,
+        link: ReplayLink,
+        publisher: PolicyPublisher,
+    ) -> None:
+        """Draw a network, or take up the newest checkpoint of the run folder."""
+        self.config = config.learner
+        self.trainer = Trainer(self.config, spec, seed=config.seed + 1000 * self.config.seed)
+        self.mirror = ReplayMirror(
+            spec.observation.size, spec.action.size, config.replay_server.capacity_rows, self.config.device
+        )
+        self._limiter = RateLimiter(self.config.updates_per_row, self.config.warmup_rows)
+        self._link, self._publisher, self._run = link, publisher, run
+        self._versions = VersionCounter(run.checkpoints / "policy_version")
+        self._writer = SummaryWriter(str(run.tensorboard))
+        self._normalised_rows = 0
+        self._caught_up = False
+        self._slice = 16
+        self._metrics: dict[str, Any] = {}
+        self._due = dict.fromkeys(("publish", "log", "heartbeat"), 0.0)
+        self._due["checkpoint"] = time.monotonic() + self.config.checkpoint_period_s
+        self._rate_from = (time.monotonic(), self.trainer.updates)
+        self._resume()
+
+    def _resume(self) -> None:
+        for path in reversed(list_checkpoints(self._run.checkpoints)):
+            try:
+                progress = load_checkpoint(path, self.trainer)
+            except CheckpointError as error:
+                log.warning("cannot resume: %s", error)
+                continue
+            self._normalised_rows = progress.cursor
+            log.info("resumed from %s: %d updates done", path, self.trainer.updates)
+            return
+
+    def run(self, stop: threading.Event) -> None:
+        """Train until `stop` is set; the last policy and state are saved on the way out."""
+        next_pull = 0.0
+        try:
+            while not stop.is_set():
+                now = time.monotonic()
+                if now >= next_pull:
+                    self.pull()
+                    next_pull = now + (_PULL_PERIOD_S if self._caught_up else 0.0)
+                trained = self.train()
+                self.tend(time.monotonic())
+                if not trained:
+                    stop.wait(_IDLE_S)
+            self.publish()
+            self.save()
+        finally:
+            self._writer.close()
+
+    def pull(self) -> None:
+        """Bring what has arrived of the log's new rows into the mirror and the normaliser."""
+        reply = self._link.poll_tail(self.mirror.cursor, _TAIL_ROWS)
+        if reply is None:
+            return
+        if reply.next_cursor < self.mirror.cursor:
+            log.warning(
+                "the replay server came back with %d rows, %d were read before: following it from there",
+                reply.next_cursor,
+                self.mirror.cursor,
+            )
+            self._normalised_rows = min(self._normalised_rows, reply.next_cursor)
+        if reply.rows:
+            self.mirror.extend(reply)
+            if reply.next_cursor > self._normalised_rows:  # else: seen before this process restarted
+                self.trainer.observe(reply)
+                self._normalised_rows = reply.next_cursor
+        self.mirror.cursor = reply.next_cursor
+        self._caught_up = reply.next_cursor >= reply.end_cursor
+
+    def train(self) -> bool:
+        """Do a short slice of the updates that the rows allow; False if there is none to do."""
+        allowed = self._limiter.allowed(self.mirror.cursor, self.trainer.updates)
+        if allowed <= 0 or not len(self.mirror):
+            return False
+        start = time.monotonic()
+        updates = min(allowed, self._slice)
+        self.trainer.update_many(self.mirror, updates)
+        took = max(time.monotonic() - start, 1e-6)
+        if updates == self._slice:  # aim at slices that leave the sockets alone for _SLICE_S
+            self._slice = max(1, min(2 * self._slice, int(updates * _SLICE_S / took)))
+        return True
+
+    def tend(self, now: float) -> None:
+        """Greet new subscribers and do whatever is due at `now` (monotonic, s)."""
+        self._publisher.serve()
+        if self._is_due("publish", now, self.config.publish_period_s):
+            self.publish()
+        if self._is_due("log", now, self.config.log_period_s):
+            self.log_metrics(now)
+        if self._is_due("heartbeat", now, _HEARTBEAT_S):
+            training = self._limiter.allowed(self.mirror.cursor, 0) > 0
+            self._link.heartbeat("running" if training else "waiting", self.stats())
+        if self._is_due("checkpoint", now, self.config.checkpoint_period_s):
+            self.save()
+
+    def _is_due(self, what: str, now: float, period_s: float) -> bool:
+        if now < self._due[what]:
+            return False
+        self._due[what] = now + period_s
+        return True
+
+    def publish(self) -> None:
+        """Give the robots the newest μ; before the first update, one that explores widely."""
+        self._publisher.publish(self._policy(self._versions.take()))
+
+    def _policy(self, version: int) -> Any:
+        config = self.config
+        std = config.exploration_std if self.trainer.updates else config.warmup_exploration_std
+        return policy_message(self.trainer, self._link.run_id, version, std, time.time_ns())
+
+    def stats(self) -> dict[str, Any]:
+        """Flat slash keys for heartbeats and TensorBoard."""
+        rows = self.mirror.cursor
+        return {
+            "learner/updates": self.trainer.updates,
+            "learner/rows": rows,
+            "learner/updates_per_row": self.trainer.updates / max(1, rows),
+            "learner/policy_version": self._versions.last,
+            "learner/subscriptions": self._publisher.subscriptions,
+            **self._metrics,
+        }
+
+    def log_metrics(self, now: float) -> None:
+        """Measure, make sure that training is finite, and write a TensorBoard step."""
+        self.trainer.check_finite()
+        before, updates = self._rate_from
+        self._rate_from = (now, self.trainer.updates)
+        if not self.trainer.updates:
+            return
+        rate = (self.trainer.updates - updates) / max(now - before, 1e-6)
+        self._metrics = {"learner/updates_per_s": rate, **self.trainer.metrics(self.mirror)}
+        for key, value in self.stats().items():
+            self._writer.add_scalar(key, value, self.trainer.updates)
+
+    def save(self) -> None:
+        """Write a checkpoint; a full disk is reported, not fatal."""
+        self.trainer.check_finite()
+        progress = Progress(self._link.run_id, self._versions.last, self.mirror.cursor, len(self.mirror))
+        try:
+            path = save_checkpoint(
+                self._run.checkpoints, self.trainer, progress, self._policy(max(0, self._versions.last))
+            )
+        except CheckpointError as error:
+            log.error("%s", error)
+            return
+        log.info("checkpoint %s: %d updates, %d rows", path, self.trainer.updates, progress.cursor)

@@ -1,0 +1,1 @@
+"""The replay server: takes every robot's experience, stores it once, and serves it."""

@@ -1,0 +1,213 @@
+"""One episode as one HDF5 file: every column of `Transitions`, `seq`, `cursor`, and facts as attributes.
+
+A file appears under its name only when it is whole: written beside it, closed, fsynced, renamed,
+and the folder fsynced. `h5dump`, `h5py` or `pnaf logs show` read it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from fleet.messages import Transitions
+from fleet.spaces import SpaceError, SpaceSpec
+from replay_server.columns import COLUMNS, from_columns, shape_error
+
+SCHEMA_VERSION = 1
+_T = TypeVar("_T")
+_SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class EpisodeFileError(RuntimeError):
+    """A file is not a whole episode; the text names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodeInfo:
+    """What is known about one episode beside its rows; the file's root attributes.
+
+    Attributes:
+        run_id: The run it belongs to.
+        robot_id: Who lived it.
+        boot_id: Which start of that robot's process.
+        episode: Its index in that boot.
+        rows: Number of transitions.
+        first_seq: Sequence number of its first row in that boot.
+        last_seq: Sequence number of its last row.
+        first_cursor: Global cursor of its first row; other robots' rows lie in between.
+        last_cursor: Global cursor of its last row.
+        received_ns: Wall time at which its last row arrived (ns).
+        spec_hash: Hash of the spec its columns follow.
+        policy_version: Oldest policy that acted in it; -1 before the first.
+        evaluation: It ran noise-free to measure the policy.
+        end: Why it ended; empty if it was sealed before its end.
+        success: The task's verdict.
+        metrics: Numbers about the episode, from the task.
+        complete: Its end is in the file.
+    """
+
+    run_id: str
+    robot_id: str
+    boot_id: str
+    episode: int
+    rows: int
+    first_seq: int
+    last_seq: int
+    first_cursor: int
+    last_cursor: int
+    received_ns: int
+    spec_hash: str
+    policy_version: int
+    evaluation: bool
+    end: str
+    success: bool
+    metrics: dict[str, float]
+    complete: bool
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Episode:
+    """One episode with its rows: `transitions` [N], `seq` [N] and `cursor` [N]."""
+
+    info: EpisodeInfo
+    spec: SpaceSpec
+    transitions: Transitions
+    seq: npt.NDArray[np.int64]
+    cursor: npt.NDArray[np.int64]
+
+
+def is_safe_id(text: str) -> bool:
+    """Whether an id from the network may become part of a file name."""
+    return _SAFE_ID.fullmatch(text) is not None
+
+
+def episode_path(run_dir: Path, robot_id: str, boot_id: str, episode: int) -> Path:
+    """Where an episode lies in its run folder.
+
+    Raises:
+        ValueError: An id could escape the folder.
+    """
+    for name, text in (("robot_id", robot_id), ("boot_id", boot_id)):
+        if not is_safe_id(text):
+            raise ValueError(f"{name} must be 1 to 64 of A-Z a-z 0-9 _ -, got {text[:80]!r}")
+    if episode < 0:
+        raise ValueError(f"episode must be ≥ 0, got {episode}")
+    return run_dir / "episodes" / robot_id / f"{boot_id}-{episode:06d}.h5"
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Call `write(temporary path)`, then make the result appear at `path`, durable and whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        write(temporary)
+        _fsync(temporary)
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _fsync(path.parent)
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_episode(run_dir: Path, episode: Episode) -> Path:
+    """Write one episode whole and return its path; an older version of it is replaced.
+
+    Raises:
+        OSError: The disk is full, or not writable.
+    """
+    info = episode.info
+    path = episode_path(run_dir, info.robot_id, info.boot_id, info.episode)
+
+    def write(temporary: Path) -> None:
+        with h5py.File(temporary, "w") as file:
+            for name in COLUMNS:
+                file.create_dataset(name, data=getattr(episode.transitions, name))
+            file.create_dataset("seq", data=episode.seq, dtype="<i8")
+            file.create_dataset("cursor", data=episode.cursor, dtype="<i8")
+            for name, value in asdict(info).items():
+                file.attrs[name] = json.dumps(value) if isinstance(value, dict) else value
+            file.attrs["spec"] = json.dumps(episode.spec.to_json())
+            file.attrs["schema_version"] = SCHEMA_VERSION
+
+    write_atomically(path, write)
+    return path
+
+
+def read_info(path: Path) -> EpisodeInfo:
+    """The facts about an episode, without its rows.
+
+    Raises:
+        EpisodeFileError: The file is truncated or not an episode.
+    """
+    return _read(path, _info)
+
+
+def read_episode(path: Path) -> Episode:
+    """One episode with all its rows, checked against its own spec.
+
+    Raises:
+        EpisodeFileError: The file is truncated or not an episode.
+    """
+    return _read(path, _episode)
+
+
+def _read(path: Path, read: Callable[[h5py.File], _T]) -> _T:
+    try:
+        with h5py.File(path, "r") as file:
+            return read(file)
+    except FileNotFoundError as error:
+        raise EpisodeFileError(f"{path}: no such file") from error
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, SpaceError) as error:
+        reason = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+        raise EpisodeFileError(f"{path}: not a whole episode file: {reason}") from error
+
+
+def _info(file: h5py.File) -> EpisodeInfo:
+    if "schema_version" not in file.attrs:
+        raise ValueError("it has no schema_version: some other program wrote it")
+    if (version := int(file.attrs["schema_version"])) != SCHEMA_VERSION:
+        raise ValueError(f"schema_version is {version}, this parallel-naf reads {SCHEMA_VERSION}")
+    values: dict[str, Any] = {}
+    attributes = dict(file.attrs)
+    for f in fields(EpisodeInfo):
+        if f.name not in attributes:
+            raise ValueError(f"the attribute {f.name!r} is missing")
+        value = attributes[f.name]
+        values[f.name] = (
+            json.loads(value) if f.name == "metrics" else getattr(value, "item", lambda v=value: v)()
+        )
+    return EpisodeInfo(**values)
+
+
+def _episode(file: h5py.File) -> Episode:
+    info = _info(file)
+    spec = SpaceSpec.from_json(json.loads(file.attrs["spec"]))
+    for name in (*COLUMNS, "seq", "cursor"):
+        if name not in file:
+            raise ValueError(f"the dataset {name!r} is missing")
+    transitions = from_columns({name: file[name][()] for name in COLUMNS})
+    if error := shape_error(transitions, spec.observation.size, spec.action.size):
+        raise ValueError(error)
+    seq, cursor = file["seq"][()], file["cursor"][()]
+    if not info.rows == transitions.rows == len(seq) == len(cursor):
+        raise ValueError(
+            f"{info.rows} rows declared, {transitions.rows} here, {len(seq)} seq, {len(cursor)} cursor"
+        )
+    return Episode(info=info, spec=spec, transitions=transitions, seq=seq, cursor=cursor)

@@ -1,0 +1,134 @@
+"""The newest `capacity` transitions in preallocated columns, addressed by a global cursor.
+
+The n-th row ever inserted has cursor n and lies at position n mod capacity; cursors never restart,
+so `tail(cursor)` streams the ring as a log and a reader notices what it missed.
+
+Typical loop of a reader:
+
+    first, columns = ring.tail(cursor, max_rows=4096)
+    cursor = first + len(columns["reward"])
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from fleet.messages import Array, Transitions
+from replay_server.columns import COLUMNS, shape_error
+
+
+class Ring:
+    """Struct-of-arrays ring buffer; memory is reserved at once but touched only as rows arrive."""
+
+    def __init__(self, capacity: int, nx: int, nu: int, first_cursor: int = 0) -> None:
+        """Reserve `capacity` rows.
+
+        Args:
+            capacity: Rows kept; older ones are overwritten.
+            nx: Size of an observation.
+            nu: Size of an action.
+            first_cursor: Cursor of the first row that will be inserted.
+        """
+        if capacity < 1 or nx < 1 or nu < 1 or first_cursor < 0:
+            raise ValueError(
+                f"capacity, nx, nu ≥ 1 and first_cursor ≥ 0: {capacity}, {nx}, {nu}, {first_cursor}"
+            )
+        self.capacity = capacity
+        self.nx, self.nu = nx, nu
+        # np.empty leaves large blocks to the kernel: pages cost memory when first written.
+        self._columns: dict[str, Array] = {
+            name: np.empty((capacity, *column.row_shape(nx, nu)), column.dtype)
+            for name, column in COLUMNS.items()
+        }
+        self._robot = np.empty(capacity, np.int32)
+        self._first = first_cursor
+        self._end = first_cursor
+
+    @property
+    def end_cursor(self) -> int:
+        """Cursor of the next row to be inserted."""
+        return self._end
+
+    @property
+    def oldest_cursor(self) -> int:
+        """Cursor of the oldest row still here; equals `end_cursor` when empty."""
+        return max(self._first, self._end - self.capacity)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows here."""
+        return self._end - self.oldest_cursor
+
+    def extend(self, transitions: Transitions, robot_index: int = 0) -> int:
+        """Insert rows in order and return the cursor of the first; of too many the newest stay."""
+        if error := shape_error(transitions, self.nx, self.nu):
+            raise ValueError(error)
+        first, rows = self._end, transitions.rows
+        skip = max(0, rows - self.capacity)
+        start = (first + skip) % self.capacity
+        head = min(rows - skip, self.capacity - start)
+        tail = rows - skip - head
+        for name, store in self._columns.items():
+            values = getattr(transitions, name)
+            store[start : start + head] = values[skip : skip + head]
+            if tail:
+                store[:tail] = values[skip + head :]
+        self._robot[start : start + head] = robot_index
+        self._robot[:tail] = robot_index
+        self._end += rows
+        return first
+
+    def reserve(self, rows: int) -> int:
+        """Move the end by `rows` that `restore` then fills, and return the first one's cursor."""
+        first = self._end
+        self._end += rows
+        return first
+
+    def restore(self, cursors: npt.NDArray[np.int64], transitions: Transitions, robot_index: int) -> None:
+        """Fill reserved rows; those the ring is too small for are left out."""
+        if error := shape_error(transitions, self.nx, self.nu):
+            raise ValueError(error)
+        if len(cursors) and not self._first <= cursors.min() <= cursors.max() < self._end:
+            raise IndexError(f"cursors {cursors.min()} … {cursors.max()} were not reserved")
+        kept = cursors >= self.oldest_cursor
+        positions = cursors[kept] % self.capacity
+        for name, store in self._columns.items():
+            store[positions] = getattr(transitions, name)[kept]
+        self._robot[positions] = robot_index
+
+    def gather(self, cursors: npt.NDArray[np.int64]) -> dict[str, Array]:
+        """The rows at these cursors, copied, in the order asked for.
+
+        Raises:
+            IndexError: A cursor is not in the ring (any more).
+        """
+        positions = self._positions(cursors)
+        return {name: store.take(positions, axis=0) for name, store in self._columns.items()}
+
+    def robot_indices(self, cursors: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        """Which robot each of these rows came from."""
+        return self._robot.take(self._positions(cursors))
+
+    def _positions(self, cursors: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        if len(cursors) and not self.oldest_cursor <= cursors.min() <= cursors.max() < self._end:
+            raise IndexError(
+                f"cursors {cursors.min()} … {cursors.max()} asked for, "
+                f"{self.oldest_cursor} … {self._end - 1} are here"
+            )
+        return cursors % self.capacity
+
+    def tail(self, cursor: int, max_rows: int) -> tuple[int, dict[str, Array]]:
+        """Copies of at most `max_rows` rows from `cursor` on, and the cursor of the first.
+
+        The first cursor is above the one asked for when those rows are gone, and below it (with no
+        rows) when `cursor` lies beyond the end, as after a restart that lost rows.
+        """
+        first = min(max(cursor, self.oldest_cursor), self._end)
+        rows = min(max_rows, self._end - first)
+        start = first % self.capacity
+        head = min(rows, self.capacity - start)
+        return first, {
+            name: np.concatenate([store[start : start + head], store[: rows - head]])
+            for name, store in self._columns.items()
+        }

@@ -1,0 +1,316 @@
+"""What the replay server answers: messages in, messages out, without sockets.
+
+for identity, reply in service.handle(identity, decode(frame)):
+    router.send_multipart([identity, encode(reply)])
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fleet.config import ReplayServerConfig
+from fleet.messages import (
+    MAX_FRAME_BYTES,
+    MAX_ROWS,
+    PROTOCOL_VERSION,
+    Ack,
+    CommandReceipt,
+    FleetCommand,
+    Heartbeat,
+    Hello,
+    Message,
+    Refusal,
+    SampleReply,
+    SampleRequest,
+    Status,
+    StatusRequest,
+    TailReply,
+    TailRequest,
+    TransitionBatch,
+    Welcome,
+)
+from fleet.spaces import SpaceError, SpaceSpec
+from replay_server.batch_check import batch_error
+from replay_server.columns import empty_columns, row_bytes
+from replay_server.episode_file import is_safe_id
+from replay_server.episode_store import EpisodeStore
+from replay_server.experience_log import ExperienceLog
+from replay_server.fleet_commands import FleetCommands
+from replay_server.processes import Peer, PeerTable, ProcessTable, heartbeat_error
+from replay_server.rate_limiter import RateLimiter
+from replay_server.rate_meter import RateMeter
+from replay_server.refused import RefusedError
+from replay_server.sampler import Sampler, UniformSampler
+
+logger = logging.getLogger(__name__)
+
+ROLES = ("robot", "learner", "monitor")
+_MAX_REPLY_BYTES = MAX_FRAME_BYTES // 4
+
+Reply = tuple[bytes, Message]
+
+
+class ReplayService:
+    """The state of one run and the answer to every message about it."""
+
+    def __init__(
+        self,
+        config: ReplayServerConfig,
+        run_id: str,
+        store: EpisodeStore,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_ns: Callable[[], int] = time.time_ns,
+        rng: np.random.Generator | None = None,
+        sampler: Sampler | None = None,
+    ) -> None:
+        """Restore what the run folder holds.
+
+        Args:
+            config: The server's part of the fleet's config.
+            run_id: Name of the run, for policies and files.
+            store: The run folder.
+            clock: Monotonic time (s), for rates and ages.
+            wall_ns: Wall time (ns), for files.
+            rng: Source of the default, uniform sampler.
+            sampler: Another way to choose rows.
+
+        Raises:
+            StoreError: The run folder is damaged.
+        """
+        self.run_id = run_id
+        self.server_boot_id = uuid.uuid4().hex[:16]
+        self.log: ExperienceLog | None = None
+        self._config = config
+        self._store = store
+        self._clock = clock
+        self._wall_ns = wall_ns
+        self._sampler = sampler or UniformSampler(rng or np.random.default_rng())
+        self._limiter = RateLimiter(config.samples_per_insert, config.sample_min_rows)
+        self._peers = PeerTable()
+        self._processes = ProcessTable()
+        self._commands = FleetCommands(self._peers)
+        self._started_s = clock()
+        self._rate = RateMeter()
+        self._refused = self._malformed = self._rows_sampled = 0
+        self._spec_hash = ""
+        self._handlers: dict[type, Callable[[bytes, Any], list[Reply]]] = {
+            TransitionBatch: self._transitions,
+            Hello: self._hello,
+            SampleRequest: self._sample,
+            TailRequest: self._tail,
+            Heartbeat: self._heartbeat,
+            FleetCommand: self._command,
+            StatusRequest: self._status,
+        }
+        if (spec := store.load_spec()) is not None:
+            self._open_log(spec)
+
+    def handle(self, identity: bytes, message: Message) -> list[Reply]:
+        """Process one message and return what to send, in order."""
+        self._peers.heard(identity, self._clock())
+        kind = type(message).__name__
+        handler = self._handlers.get(type(message))
+        try:
+            if handler is None:
+                raise RefusedError(f"a replay server does not take a {kind}")
+            return handler(identity, message)
+        except RefusedError as error:
+            return [self.refuse(identity, kind, str(error))]
+
+    def refuse(self, identity: bytes, request: str, reason: str) -> Reply:
+        """Count a refusal and return it."""
+        self._refused += 1
+        return identity, Refusal(request=request, reason=reason)
+
+    def malformed(self, identity: bytes, reason: str) -> Reply:
+        """Count a frame that is not a message and return the refusal for it."""
+        self._malformed += 1
+        return identity, Refusal(request="frame", reason=reason)
+
+    def seal(self) -> None:
+        """Hand unfinished episodes to the store; the last call before the store is closed."""
+        if self.log is not None:
+            self.log.seal_all()
+
+    def _open_log(self, spec: SpaceSpec) -> None:
+        self.log = ExperienceLog(
+            capacity_rows=self._config.capacity_rows,
+            spec=spec,
+            run_id=self.run_id,
+            store=self._store,
+            wall_ns=self._wall_ns,
+        )
+        self._spec_hash = spec.hash
+        self.log.recover()
+
+    def _hello(self, identity: bytes, hello: Hello) -> list[Reply]:
+        if hello.protocol_version != PROTOCOL_VERSION:
+            raise RefusedError(
+                f"protocol version {hello.protocol_version}, this server speaks {PROTOCOL_VERSION}"
+            )
+        if hello.role not in ROLES:
+            raise RefusedError(f"role must be one of {', '.join(ROLES)}, got {hello.role[:40]!r}")
+        for name, text in (("process_id", hello.process_id), ("boot_id", hello.boot_id)):
+            if not is_safe_id(text):
+                raise RefusedError(f"{name} must be 1 to 64 of A-Z a-z 0-9 _ -, got {text[:80]!r}")
+        replies: list[Reply] = []
+        durable_seq = -1
+        if hello.role == "robot":
+            log = self._robot_log(hello)
+            log.give_up_before(hello.process_id, hello.boot_id, min(hello.oldest_seq, 2**60))
+            durable_seq = log.durable_seq(hello.process_id, hello.boot_id)
+            if command := self._commands.standing(identity, hello):
+                replies = [(identity, command)]
+        self._peers.add(identity, Peer(hello.role, hello.process_id, hello.boot_id, self._clock()))
+        welcome = Welcome(
+            run_id=self.run_id,
+            server_boot_id=self.server_boot_id,
+            spec=self.log.spec.to_json() if self.log else {},
+            durable_seq=durable_seq,
+        )
+        return [(identity, welcome), *replies]
+
+    def _robot_log(self, hello: Hello) -> ExperienceLog:
+        """The log, opened by the first robot's spec; other specs are refused."""
+        try:
+            spec = SpaceSpec.from_json(hello.spec)
+        except SpaceError as error:
+            raise RefusedError(f"a robot must bring its spec: {error}") from error
+        if self.log is None:
+            try:
+                self._store.save_spec(spec)
+            except OSError as error:
+                raise RefusedError(f"the spec cannot be written to the run folder: {error}") from error
+            self._open_log(spec)
+            logger.info("robot %s brought the spec of run %s", hello.process_id, self.run_id)
+        assert self.log is not None
+        if difference := self.log.spec.difference(spec):
+            raise RefusedError(
+                f"{hello.process_id} has another spec than run {self.run_id}: {difference}; "
+                "give it the run's task and robot, or start a new run"
+            )
+        return self.log
+
+    def _transitions(self, identity: bytes, batch: TransitionBatch) -> list[Reply]:
+        peer = self._peers.get(identity)
+        if peer is None or peer.role != "robot" or self.log is None:
+            raise RefusedError("say hello first")
+        if (batch.robot_id, batch.boot_id) != (peer.process_id, peer.boot_id):
+            raise RefusedError(
+                f"rows of {batch.robot_id[:80]!r} (boot {batch.boot_id[:80]!r}) "
+                f"from a connection that said hello as {peer.process_id!r} (boot {peer.boot_id!r})"
+            )
+        if error := batch_error(batch, self.log.spec, self._spec_hash):
+            raise RefusedError(error)
+        before = self.log.ring.end_cursor
+        durable_seq = self.log.append(batch)
+        self._rate.add(self._clock(), self.log.ring.end_cursor - before)
+        return [(identity, Ack(robot_id=batch.robot_id, boot_id=batch.boot_id, durable_seq=durable_seq))]
+
+    def _sample(self, identity: bytes, request: SampleRequest) -> list[Reply]:
+        rows = request.batches * request.batch_size
+        if request.batches < 1 or request.batch_size < 1 or rows > MAX_ROWS:
+            raise RefusedError(f"batches × batch_size must be 1 … {MAX_ROWS}, got {rows}")
+        inserted = self.log.rows_inserted if self.log else 0
+        if self.log is None or inserted < self._config.sample_min_rows or not self.log.ring.rows:
+            raise RefusedError(
+                f"{inserted} of {self._config.sample_min_rows} rows are here "
+                "(replay_server.sample_min_rows): ask again later"
+            )
+        ring = self.log.ring
+        if rows * row_bytes(ring.nx, ring.nu) > _MAX_REPLY_BYTES:
+            raise RefusedError(
+                f"{rows} rows do not fit one reply, at most {self._reply_rows()}: ask for fewer"
+            )
+        if rows > (allowed := self._limiter.allowed(inserted, self._rows_sampled)):
+            raise RefusedError(
+                f"{rows} rows asked for, {allowed} allowed now "
+                "by replay_server.samples_per_insert: ask again later"
+            )
+        self._rows_sampled += rows
+        cursors = self._sampler.sample(ring.oldest_cursor, ring.end_cursor, rows)
+        reply = SampleReply(
+            request_id=request.request_id, batches=request.batches, cursor=cursors, **ring.gather(cursors)
+        )
+        return [(identity, reply)]
+
+    def _reply_rows(self) -> int:
+        assert self.log is not None
+        ring = self.log.ring
+        return min(MAX_ROWS, _MAX_REPLY_BYTES // row_bytes(ring.nx, ring.nu))
+
+    def _tail(self, identity: bytes, request: TailRequest) -> list[Reply]:
+        if request.cursor < 0 or request.max_rows < 1:
+            raise RefusedError(f"cursor ≥ 0 and max_rows ≥ 1, got {request.cursor} and {request.max_rows}")
+        first, end, columns = 0, 0, empty_columns(0, 0)
+        if self.log is not None:
+            end = self.log.ring.end_cursor
+            first, columns = self.log.ring.tail(request.cursor, min(request.max_rows, self._reply_rows()))
+        reply = TailReply(
+            request_id=request.request_id,
+            first_cursor=first,
+            next_cursor=first + len(columns["reward"]),
+            end_cursor=end,
+            **columns,
+        )
+        return [(identity, reply)]
+
+    def _heartbeat(self, identity: bytes, heartbeat: Heartbeat) -> list[Reply]:
+        if error := heartbeat_error(heartbeat):
+            raise RefusedError(error)
+        self._processes.add(heartbeat, self._clock())
+        return []
+
+    def _command(self, identity: bytes, command: FleetCommand) -> list[Reply]:
+        forwarded: list[Reply] = [(robot, command) for robot in self._commands.recipients(command)]
+        try:
+            receipt = CommandReceipt(
+                kind=command.kind, delivered_to=self._commands.listening(command.target, self._clock())
+            )
+        except RefusedError as error:
+            return [*forwarded, self.refuse(identity, "FleetCommand", str(error))]
+        return [*forwarded, (identity, receipt)]
+
+    def _status(self, identity: bytes, request: StatusRequest) -> list[Reply]:
+        status = Status(
+            request_id=request.request_id,
+            run_id=self.run_id,
+            stats=self.stats(),
+            processes=self._processes.rows(self._clock()),
+            evaluations=list(self.log.evaluations) if self.log else [],
+            last_command=self._commands.last_kind,
+        )
+        return [(identity, status)]
+
+    def stats(self) -> dict[str, float]:
+        """The server's numbers, flat slash keys."""
+        log = self.log
+        stats: dict[str, float] = {
+            "replay/uptime_s": round(self._clock() - self._started_s, 3),
+            "replay/rows_inserted": log.rows_inserted if log else 0,
+            "replay/rows_in_ring": log.ring.rows if log else 0,
+            "replay/end_cursor": log.ring.end_cursor if log else 0,
+            "replay/rows_per_s": round(self._rate.per_s(self._clock()), 3),
+            "replay/duplicates_dropped": log.duplicates if log else 0,
+            "replay/gaps": log.gaps if log else 0,
+            "replay/deferred": log.deferred if log else 0,
+            "replay/rows_lost": log.rows_lost if log else 0,
+            "replay/refused": self._refused,
+            "replay/malformed_frames": self._malformed,
+            "replay/samples": self._rows_sampled,
+            "replay/episodes_stored": self._store.episodes_written + (log.episodes_recovered if log else 0),
+            "replay/episodes_waiting": self._store.backlog,
+            "replay/episode_write_errors": self._store.write_errors,
+            "replay/episode_files_unreadable": log.files_unreadable if log else 0,
+            "replay/robots": len(log.rows_by_robot) if log else 0,
+        }
+        if log:
+            stats.update({f"replay/rows/{robot}": rows for robot, rows in sorted(log.rows_by_robot.items())})
+        return stats

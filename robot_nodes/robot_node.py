@@ -1,0 +1,309 @@
+"""The ROS 2 node on each robot: topics in, topics out, and the control loop between.
+
+    joint_states ─▶ JointStateReader ─▶ ControlLoop.tick ─▶ <controller>/commands
+                                            │      ▲
+                        ExperienceSender ◀──┘      └── PolicyReceiver
+
+A lifecycle node: configure connects, activate moves, deactivate sends zeros. The forward command
+controller has no watchdog, so every way out of here publishes a zero command first.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import time
+import uuid
+from collections import deque
+from typing import Any
+
+import numpy as np
+import rclpy
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.duration import Duration
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
+from std_srvs.srv import Trigger
+
+from fleet.config import FleetConfig
+from fleet.messages import FleetCommand
+from fleet.ready import EXIT_CONFIG, RESTARTS_VARIABLE, notify_ready, stop_on_signals
+from robot_nodes.control_loop import ControlLoop
+from robot_nodes.episode_recorder import EpisodeRecorder
+from robot_nodes.experience_sender import ExperienceSender
+from robot_nodes.joint_states import JointReading, JointStateError, JointStateReader
+from robot_nodes.kinematics import Kinematics
+from robot_nodes.policy_receiver import PolicyReceiver
+from robot_nodes.tasks.task import make_task
+
+logger = logging.getLogger(__name__)
+
+_WATCH_PERIOD_S = 0.1
+_FLUSH_TIMEOUT_S = 10.0
+
+
+class RobotNode(LifecycleNode):
+    """One robot of the fleet."""
+
+    def __init__(self, fleet: FleetConfig, robot_id: str) -> None:
+        entry = fleet.entry(robot_id)
+        super().__init__(
+            "robot_node",
+            namespace=robot_id,
+            parameter_overrides=[Parameter("use_sim_time", value=entry.robot.sim is not None)],
+        )
+        self._fleet, self._entry, self._robot = fleet, entry, entry.robot
+        self._boot_id = uuid.uuid4().hex[:12]
+        self._commands: queue.SimpleQueue[FleetCommand] = queue.SimpleQueue()
+        self._reading: JointReading | None = None
+        self._reading_arrived_s = time.monotonic()
+        self._bad_joint_states = 0
+        self._last_tick_s = 0.0
+        self._tick_ms: deque[float] = deque(maxlen=512)
+        self._interval_ms: deque[float] = deque(maxlen=512)
+        self._timers_running: list[Any] = []
+        self.stop_requested = False
+
+    # Lifecycle ------------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the robot's model, connect to the replay server and the learner, make the topics."""
+        robot, robot_id = self._robot, self._entry.id
+        self._reader = JointStateReader(robot.joints)
+        task = make_task(self._fleet.task, robot)
+        self._sender = ExperienceSender(
+            self._fleet.replay_server.endpoint,
+            robot_id,
+            self._boot_id,
+            task.spec,
+            on_command=self._commands.put,
+            heartbeat=self._heartbeat,
+        )
+        self._receiver = PolicyReceiver(self._fleet.learner.policy_endpoint, task.spec.hash)
+        self._recorder = EpisodeRecorder(robot_id, self._boot_id, task.spec, emit=self._sender.put)
+        restarts = int(os.environ.get(RESTARTS_VARIABLE, "0"))  # a restarted robot explores afresh
+        seed = [self._fleet.seed, [entry.id for entry in self._fleet.robots].index(robot_id), restarts]
+        self._loop = ControlLoop(
+            robot,
+            task,
+            Kinematics(robot.urdf, robot.joints, robot.tool_link),
+            self._recorder,
+            lambda: self._receiver.newest,
+            np.random.default_rng(seed),
+            evaluate_every=self._fleet.evaluate_every,
+            exploration_scale=self._entry.exploration_scale,
+        )
+        best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self._message = Float64MultiArray(data=[0.0] * len(robot.joints))
+        self._publisher = self.create_publisher(Float64MultiArray, robot.topics.command, 1)
+        self.create_subscription(JointState, robot.topics.joint_states, self._on_joint_states, best_effort)
+        self.create_service(Trigger, "~/estop", self._on_estop)
+        self.create_service(Trigger, "~/reset_estop", self._on_reset_estop)
+        self._receiver.start()
+        self._sender.start()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start the control loop on ROS time and its watchdog on wall time."""
+        self._timers_running = [
+            self.create_timer(1.0 / self._robot.control_rate_hz, self._on_tick),
+            self.create_timer(_WATCH_PERIOD_S, self._on_watch, clock=Clock(clock_type=ClockType.STEADY_TIME)),
+        ]
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop moving: zero command, no more ticks."""
+        for timer in self._timers_running:
+            self.destroy_timer(timer)
+        self._timers_running = []
+        self._loop.pause("node deactivated")
+        self._publish_zero()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Ship what is left and disconnect."""
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """As deactivate and cleanup."""
+        self._loop.pause("node shut down")
+        self._publish_zero()
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    # Topics ---------------------------------------------------------------------------------
+
+    def _on_joint_states(self, message: JointState) -> None:
+        try:
+            self._reading = self._reader.read(message)
+        except JointStateError as error:
+            self._bad_joint_states += 1
+            self.get_logger().error(str(error), throttle_duration_sec=5.0)
+            return
+        self._reading_arrived_s = time.monotonic()
+
+    def _on_tick(self) -> None:
+        started_s = time.monotonic()
+        self._obey_commands()
+        if self._reading is None:
+            return
+        age_s = (self.get_clock().now().nanoseconds - self._reading.stamp_ns) * 1e-9
+        if age_s > self._robot.limits.max_state_age_s:
+            self._loop.lose_state(f"joint states are {age_s:.2f} s old")
+            self._publish_zero()
+            return
+        self._loop.blocked = self._sender.refusal or (
+            "experience queue is full: is the replay server up?" if self._sender.full else ""
+        )
+        velocity = self._loop.tick(self._reading.q, self._reading.qd, self._reading.stamp_ns, started_s)
+        self._message.data = velocity.tolist()
+        self._publisher.publish(self._message)
+        self._interval_ms.append((started_s - self._last_tick_s) * 1e3)
+        self._last_tick_s = started_s
+        self._tick_ms.append((time.monotonic() - started_s) * 1e3)
+
+    def _on_watch(self) -> None:
+        """ROS time stands still when a simulator dies, and the control timer with it: look at wall time."""
+        self._obey_commands()
+        silence_s = time.monotonic() - self._reading_arrived_s
+        if self._reading is not None and silence_s > self._robot.limits.max_state_silence_s:
+            self._loop.lose_state(f"no joint states for {silence_s:.1f} s")
+            self._publish_zero()
+
+    def _publish_zero(self) -> None:
+        self._message.data = [0.0] * len(self._robot.joints)
+        self._publisher.publish(self._message)
+
+    # Commands -------------------------------------------------------------------------------
+
+    def _obey_commands(self) -> None:
+        while not self._commands.empty():
+            command = self._commands.get()
+            note = f"{command.kind} by the operator" + (f": {command.reason}" if command.reason else "")
+            self.get_logger().info(note)
+            match command.kind:
+                case "pause":
+                    self._loop.pause(note)
+                case "resume":
+                    self._loop.resume(note)
+                case "stop":
+                    self._loop.pause(note)
+                    self.stop_requested = True
+                case "estop":
+                    self._loop.estop(note)
+                case _:
+                    self.get_logger().error(f"unknown fleet command {command.kind!r}: ignored")
+                    continue
+            if command.kind != "resume":
+                self._publish_zero()
+
+    def _on_estop(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._loop.estop("e-stop by ROS service")
+        self._publish_zero()
+        response.success, response.message = True, "latched; clear it with ~/reset_estop, then resume"
+        return response
+
+    def _on_reset_estop(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._loop.reset_estop("e-stop cleared; waiting for `pnaf fleet resume`")
+        response.success, response.message = True, self._loop.phase
+        return response
+
+    # Numbers --------------------------------------------------------------------------------
+
+    def _heartbeat(self) -> tuple[str, dict[str, Any]]:
+        """State and stats for the status; called by the sender's thread, reads only."""
+        loop, newest = self._loop, self._receiver.newest
+        stats: dict[str, Any] = {
+            "robot/note": loop.note,
+            "robot/steps": self._recorder.rows_produced,
+            "robot/unacked": self._sender.queued_rows,
+            "robot/episodes": loop.episodes,
+            "robot/success_rate": _rate(loop.training_outcomes),
+            "robot/evaluation_success_rate": _rate(loop.evaluation_outcomes),
+            "robot/interventions": sum(loop.interventions.values()),
+            "robot/late_ticks": loop.late_ticks,
+            "robot/bad_joint_states": self._bad_joint_states,
+            "robot/policy_version": newest.policy.version if newest else -1,
+            "robot/policy_age_s": time.monotonic() - newest.received_s if newest else -1.0,
+            "robot/policies_refused": self._receiver.refused,
+            "robot/policy_latency_p50_ms": _percentile(self._receiver.latencies_ms, 50),
+            "robot/policy_latency_p99_ms": _percentile(self._receiver.latencies_ms, 99),
+            "robot/tick_p50_ms": _percentile(self._tick_ms, 50),
+            "robot/tick_p99_ms": _percentile(self._tick_ms, 99),
+            "robot/tick_jitter_p99_ms": _jitter(self._interval_ms),
+        }
+        stats |= {f"robot/interventions/{name}": count for name, count in loop.interventions.copy().items()}
+        return loop.phase, stats
+
+    @property
+    def refusal(self) -> str:
+        """Why the replay server will not have this robot; empty when it will."""
+        return self._sender.refusal
+
+    # Ends -----------------------------------------------------------------------------------
+
+    def stop_moving(self) -> None:
+        """Zero command on every way out; also when nothing was ever configured."""
+        if hasattr(self, "_loop"):
+            self._loop.pause("node stopped")
+            self._publish_zero()
+            self._publisher.wait_for_all_acked(Duration(seconds=0.2))
+
+    def close(self) -> None:
+        """Ship what is left, for at most ten seconds, and stop the threads."""
+        if not hasattr(self, "_sender"):
+            return
+        left = self._sender.close(_FLUSH_TIMEOUT_S)
+        self._receiver.close()
+        if left:
+            logger.error("%d steps were never acknowledged by the replay server and are lost", left)
+
+
+def _rate(outcomes: deque[bool]) -> float:
+    return sum(outcomes) / len(outcomes) if outcomes else -1.0
+
+
+def _percentile(values: deque[float], percent: float) -> float:
+    return float(np.percentile(list(values), percent)) if values else -1.0
+
+
+def _jitter(intervals_ms: deque[float]) -> float:
+    """99th percentile of the distance of tick intervals from their median (ms)."""
+    if not intervals_ms:
+        return -1.0
+    intervals = np.array(list(intervals_ms))
+    return float(np.percentile(np.abs(intervals - np.median(intervals)), 99))
+
+
+def run_robot(fleet: FleetConfig, robot_id: str, ros_args: list[str] | None = None) -> int:
+    """Run one robot until SIGINT, SIGTERM or a fleet stop; returns the exit status."""
+    remap = ["-r", f"/clock:=/{robot_id}/clock"] if fleet.entry(robot_id).robot.sim else []
+    stop = stop_on_signals()
+    rclpy.init(args=["--ros-args", *remap, *(ros_args or [])], signal_handler_options=SignalHandlerOptions.NO)
+    node = RobotNode(fleet, robot_id)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        node.trigger_configure()
+        node.trigger_activate()
+        notify_ready()
+        logger.info("%s ready (boot %s)", robot_id, node._boot_id)
+        while not stop.is_set() and not node.stop_requested:
+            executor.spin_once(timeout_sec=0.1)
+            if node.refusal:
+                return EXIT_CONFIG
+    finally:
+        node.stop_moving()
+        node.close()
+        executor.shutdown()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return 0

@@ -1,0 +1,61 @@
+"""How good a policy is: noise-free episodes on a simulated arm, and a film of some of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+
+from fleet.config import FleetConfig
+from fleet.messages import PolicyMessage
+from robot_nodes.sim.film import film_episodes
+from robot_nodes.sim.rollout import EpisodeResult, Rollout
+
+_FILMED_EPISODES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The outcome of an evaluation.
+
+    Attributes:
+        robot_id: Whose config was simulated.
+        episodes: Every episode, in order.
+    """
+
+    robot_id: str
+    episodes: list[EpisodeResult]
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """Success rate, mean final distance and mean return."""
+        summary = {
+            "episodes": float(len(self.episodes)),
+            "success_rate": float(np.mean([e.success for e in self.episodes])),
+        }
+        for key in ("final_distance_m", "return"):
+            if all(key in e.metrics for e in self.episodes):
+                summary[f"mean_{key}"] = float(np.mean([e.metrics[key] for e in self.episodes]))
+        return summary
+
+
+def evaluate_policy(
+    fleet: FleetConfig, message: PolicyMessage, episodes: int, seed: int, robot_id: str, console: Console
+) -> Evaluation:
+    """Run noise-free episodes with one policy, showing progress.
+
+    Raises:
+        PolicyError: The policy is not one for this robot and task.
+        RolloutError: The simulated robot went into a fault.
+    """
+    rollout = Rollout(fleet, robot_id, message, seed)
+    numbers = track(range(episodes), "evaluating", console=console, transient=True)
+    return Evaluation(robot_id, [rollout.episode() for _ in numbers])
+
+
+def write_film(fleet: FleetConfig, evaluation: Evaluation, path: Path) -> None:
+    """The first episodes as a GIF."""
+    film_episodes(fleet.entry(evaluation.robot_id).robot, evaluation.episodes[:_FILMED_EPISODES], path)

@@ -1,0 +1,1 @@
+"""Tasks: what is observed, rewarded and counted as success. One file and one YAML each."""

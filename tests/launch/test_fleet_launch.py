@@ -1,0 +1,104 @@
+"""The launch file over the node_specs of `pnaf fleet up`; needs ROS 2 launch, which no wheel brings."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from fleet.config import PACKAGED_CONFIGS, load_fleet
+from fleet.node_specs import NodeSpec, node_specs
+from fleet.ready import EXIT_CONFIG
+
+# Not just "launch": this repository's folder of that name can be imported as a namespace package.
+launch = pytest.importorskip("launch.actions", reason="ROS 2 launch is not installed")
+
+# launch is used as it is; what it deprecates or leaves open is not ours.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+LAUNCH_FILE = Path(__file__).resolve().parents[2] / "launch" / "fleet.launch.py"
+SIM2 = PACKAGED_CONFIGS / "fleets" / "sim2.yaml"
+
+
+@pytest.fixture
+def launch_file() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("fleet_launch", LAUNCH_FILE)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_until_idle(description: object) -> int:
+    from launch import LaunchService
+
+    service = LaunchService(noninteractive=True)
+    service.include_launch_description(description)
+    return int(service.run())
+
+
+def python(code: str, name: str, env: dict[str, str], respawn: bool = False) -> NodeSpec:
+    return NodeSpec(name, (sys.executable, "-c", code), env, respawn=respawn)
+
+
+def test_every_argument_is_described_and_has_a_default(launch_file: ModuleType) -> None:
+    arguments = launch_file.generate_launch_description().get_launch_arguments()
+    assert [argument.name for argument in arguments] == ["config", "run", "runs_dir"]
+    for argument in arguments:
+        assert argument.description
+        assert argument.default_value is not None
+
+
+def test_one_process_per_node_spec(launch_file: ModuleType, tmp_path: Path) -> None:
+    from launch import LaunchContext
+
+    context = LaunchContext()
+    context.launch_configurations.update(config=str(SIM2), run="one", runs_dir=str(tmp_path))
+    processes = launch_file.start_fleet(context)
+    run = tmp_path / "one"
+    fleet = load_fleet(run / "config.yaml")
+    specs = node_specs(fleet, run / "config.yaml", run)
+    commands = [[part.perform(context) for (part,) in process.cmd] for process in processes]
+    assert commands == [list(spec.argv) for spec in specs]
+    names = ["".join(part.perform(context) for part in process.name) for process in processes]
+    assert names == [spec.name for spec in specs]
+
+
+def test_process_gets_its_environment_and_its_end_ends_the_launch(
+    launch_file: ModuleType, tmp_path: Path
+) -> None:
+    from launch import LaunchDescription
+
+    code = "import os, pathlib; pathlib.Path(os.environ['OUT']).write_text(os.environ['ROS_DOMAIN_ID'])"
+    out = tmp_path / "domain"
+    first = python(code, "first", {"OUT": str(out), "ROS_DOMAIN_ID": "7"})
+    waiting = python("import time; time.sleep(60)", "waiting", {}, respawn=True)
+    run_until_idle(LaunchDescription([launch_file.process(first), launch_file.process(waiting)]))
+    assert out.read_text() == "7"
+
+
+def test_crash_is_respawned_and_config_error_ends_the_launch(
+    launch_file: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from launch import LaunchDescription
+
+    monkeypatch.setattr(launch_file, "RESPAWN_DELAY_S", 0.05)
+    out = tmp_path / "starts"
+    # Crashes at its first start, finds its config unusable at the second.
+    code = f"""
+import os, pathlib, sys
+out = pathlib.Path(os.environ["OUT"])
+starts = out.read_text() if out.exists() else ""
+out.write_text(starts + "x")
+sys.exit({EXIT_CONFIG} if starts else 1)
+"""
+    spec = python(code, "crashes", {"OUT": str(out)}, respawn=True)
+    run_until_idle(LaunchDescription([launch_file.process(spec)]))
+    assert out.read_text() == "xx"

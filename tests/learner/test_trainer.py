@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from fleet.config import LearnerConfig
+from fleet.messages import Transitions
+from fleet.spaces import SpaceSpec
+from learner.mirror import ReplayMirror
+from learner.naf import NafNetwork, naf_loss, td_target
+from learner.trainer import DivergedError, Trainer
+
+MakeRows = Callable[..., Transitions]
+CONFIG = LearnerConfig(
+    hidden_sizes=[8, 8], batch_size=16, learning_rate=1e-2, gamma=0.5, polyak_tau=0.25, reward_scale=0.1
+)
+
+
+def test_one_update_is_adam_on_the_loss_and_a_polyak_step(spec: SpaceSpec, make_rows: MakeRows) -> None:
+    trainer, mirror = Trainer(CONFIG, spec, seed=5), ReplayMirror(3, 2, 100)
+    rows = make_rows(16)
+    mirror.extend(rows)
+    trainer.observe(rows)
+    batch = mirror.sample(torch.Generator().manual_seed(0), 16)
+
+    reference = NafNetwork(trainer.shape)
+    reference.load_state_dict(trainer.network.state_dict())
+    target = trainer.target.clone()
+    adam = torch.optim.Adam(reference.parameters(), lr=1e-2)
+    mean = torch.from_numpy(rows.observation.mean(axis=0))
+    std = torch.from_numpy(rows.observation.std(axis=0))
+    x, next_x = ((batch[:, s] - mean) / std for s in (slice(0, 3), slice(3, 6)))
+    with torch.no_grad():
+        terminated = batch[:, trainer.layout.bootstrap] == 0
+        y = td_target(batch[:, trainer.layout.reward] * 0.1, terminated, reference(next_x).V.amin(1), 0.5)
+    naf_loss(reference(x), batch[:, trainer.layout.action], y).backward()
+    adam.step()
+
+    trainer.update(batch)
+    torch.testing.assert_close(trainer.network.flat.data, reference.flat.data, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(trainer.target, target + 0.25 * (trainer.network.flat.data - target))
+    assert trainer.updates == 1
+
+
+def test_learns_a_one_step_task(spec: SpaceSpec) -> None:
+    """Reward −(u − x)² and every step terminal: μ(x) must become x."""
+    rng = np.random.default_rng(0)
+    n = 4000
+    x, u = rng.uniform(-0.8, 0.8, (n, 3)).astype("f4"), rng.uniform(-1, 1, (n, 2)).astype("f4")
+    no, yes = np.zeros(n, bool), np.ones(n, bool)
+    rows = Transitions(
+        observation=x,
+        action=u,
+        policy_action=u,
+        reward=-np.square(u - x[:, :2]).sum(axis=1),
+        next_observation=x,
+        terminated=yes,
+        truncated=no,
+        intervened=no,
+        clipped=no,
+        policy_version=np.zeros(n, "i8"),
+        stamp_ns=np.zeros(n, "i8"),
+    )
+    config = CONFIG.model_copy(update={"learning_rate": 3e-3, "batch_size": 64, "reward_scale": 1.0})
+    trainer, mirror = Trainer(config, spec), ReplayMirror(3, 2, n)
+    mirror.extend(rows)
+    trainer.observe(rows)
+    trainer.update_many(mirror, 2000)
+    normalised = (torch.from_numpy(x[:200]) - trainer._mean[:3]) * trainer._scale[:3]
+    with torch.no_grad():
+        error = (trainer.network(normalised).mu - torch.from_numpy(x[:200, :2])).abs().mean()
+    assert error < 0.06
+    metrics = trainer.metrics(mirror)
+    assert metrics["learner/td_loss"] < 0.02
+    assert metrics["learner/mu_saturation"] < 0.05
+    assert 1 / np.e < metrics["learner/diag_l_median"] < np.e
+
+
+def test_the_same_seed_gives_the_same_parameters(spec: SpaceSpec, make_rows: MakeRows) -> None:
+    results = []
+    for _ in range(2):
+        trainer, mirror = Trainer(CONFIG, spec, seed=3), ReplayMirror(3, 2, 100)
+        mirror.extend(make_rows(50))
+        trainer.observe(make_rows(50))
+        trainer.update_many(mirror, 37)
+        assert trainer.updates == 37
+        results.append(trainer.network.flat.detach().clone())
+    assert torch.equal(*results)
+
+
+def test_divergence_is_an_error_that_says_what_to_do(spec: SpaceSpec, make_rows: MakeRows) -> None:
+    trainer, mirror = Trainer(CONFIG, spec), ReplayMirror(3, 2, 100)
+    trainer.check_finite()
+    columns = vars(make_rows(16)) | {"reward": np.full(16, np.nan, "f4")}
+    mirror.extend(Transitions(**columns))
+    trainer.update_many(mirror, 1)
+    with pytest.raises(DivergedError, match=r"after 1 updates; lower learner\.learning_rate"):
+        trainer.check_finite()
