@@ -54,6 +54,7 @@ def _log_to_stderr(verbose: bool = False) -> None:
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
 
 
 @contextmanager
@@ -183,7 +184,7 @@ def _up(config: Path, overrides: Any, run: str, default_name: str) -> None:
         folder = create_run_folder(fleet, Path("runs"), name)
         outcome = FleetRun(folder.load(), folder, console, stop_on_signals()).run()
         reached = write_report(folder, outcome, console)
-    console.print(folder.path, highlight=False)
+    console.print(str(folder.path), highlight=False, soft_wrap=True)
     raise typer.Exit(0 if reached else 130 if outcome.ended_by == "interrupt" else 1)
 
 

@@ -12,7 +12,6 @@ import struct
 import types
 import typing
 from dataclasses import MISSING, Field, fields
-from functools import cache
 from typing import Any
 
 import msgpack
@@ -33,8 +32,9 @@ _MAX_HEADER_BYTES = 2**20
 _TYPE_BYTE = {message_type: number for number, message_type in MESSAGE_TYPES.items()}
 
 
-@cache
-def _schema(message_type: type) -> tuple[dict[str, tuple[type, ...]], tuple[Field[Any], ...], frozenset[str]]:
+def _read_schema(
+    message_type: type,
+) -> tuple[dict[str, tuple[type, ...]], tuple[Field[Any], ...], frozenset[str]]:
     """Plain fields with their allowed types, array fields, and the names a header must hold."""
     hints = typing.get_type_hints(message_type)
     plain: dict[str, tuple[type, ...]] = {}
@@ -51,6 +51,9 @@ def _schema(message_type: type) -> tuple[dict[str, tuple[type, ...]], tuple[Fiel
         if f.default is MISSING and f.default_factory is MISSING:
             required.add(f.name)
     return plain, tuple(arrays), frozenset(required)
+
+
+_SCHEMAS = {message_type: _read_schema(message_type) for message_type in MESSAGE_TYPES.values()}
 
 
 def _check_plain(message_name: str, name: str, value: Any, allowed: tuple[type, ...]) -> Any:
@@ -90,7 +93,7 @@ def encode(message: Message) -> bytes:
     if message_type not in _TYPE_BYTE:
         raise MessageError(f"{message_type.__name__} is not a message")
     name = message_type.__name__
-    plain, arrays, _ = _schema(message_type)
+    plain, arrays, _ = _SCHEMAS[message_type]
     header: dict[str, Any] = {
         field_name: _check_plain(name, field_name, getattr(message, field_name), allowed)
         for field_name, allowed in plain.items()
@@ -127,7 +130,8 @@ def _unpack_prefix(frame: memoryview) -> tuple[type[Message], dict[str, Any], in
         raise MessageError(f"not a parallel-naf frame: begins with {magic!r}")
     if version != PROTOCOL_VERSION:
         raise MessageError(
-            f"protocol version {version}, this side speaks {PROTOCOL_VERSION}: install the same parallel-naf on both"
+            f"protocol version {version}, this side speaks {PROTOCOL_VERSION}: "
+            "install the same parallel-naf on both"
         )
     if type_byte not in MESSAGE_TYPES:
         raise MessageError(f"unknown message type {type_byte}")
@@ -152,7 +156,7 @@ def decode(frame: bytes | memoryview) -> Message:
     view = memoryview(frame)
     message_type, header, offset = _unpack_prefix(view)
     name = message_type.__name__
-    plain, arrays, required = _schema(message_type)
+    plain, arrays, required = _SCHEMAS[message_type]
     known = plain.keys() | {f.name for f in arrays}
     if unknown := header.keys() - known:
         raise MessageError(f"{name} has no field {min(map(repr, unknown))[:80]}")

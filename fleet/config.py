@@ -7,6 +7,7 @@ FleetConfig, and `save_fleet` writes that beside a run: it is what every process
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,9 +31,9 @@ class ConfigError(ValueError):
 
 
 class Model(BaseModel):
-    """Base of all configs: unknown keys are errors, values are immutable."""
+    """Base of all configs: unknown keys, infinities and NaN are errors, values are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class WorkspaceSphere(Model):
@@ -179,12 +180,14 @@ class LearnerConfig(Model):
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     threads: int = Field(1, ge=1)
     hidden_sizes: list[int] = Field([100, 100], min_length=1)
-    off_diagonal: bool = Field(True, description="P has off-diagonal entries; otherwise it is diagonal.")
+    off_diagonal: bool = Field(False, description="P has off-diagonal entries; otherwise it is diagonal.")
     batch_size: int = Field(64, ge=1)
     learning_rate: Positive = 3e-4
-    gamma: Fraction = 0.9
+    gamma: Fraction = 0.8
     polyak_tau: Fraction = 0.005
-    reward_scale: Positive = 1.0
+    reward_scale: Positive = Field(
+        10.0, description="Q − V must fit the bounds of P: about −1 for bad actions."
+    )
     updates_per_row: Positive = Field(4.0, description="Updates per transition inserted.")
     warmup_rows: int = Field(1000, ge=1, description="Rows before the first update; robots act at random.")
     normalise_observations: bool = True
@@ -297,30 +300,36 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         node[last] = value
 
 
-def _inline(data: dict[str, Any], path: Path) -> None:
-    """Replace the names of task and robot files by their contents."""
+def _inline(data: dict[str, Any], path: Path) -> dict[tuple[int | str, ...], Path]:
+    """Replace the names of task and robot files by their contents; returns which key came from where."""
+    sources: dict[tuple[int | str, ...], Path] = {}
     if isinstance(data.get("task"), str):
-        data["task"] = _read_yaml(path.parent / data["task"])
+        sources["task",] = path.parent / data["task"]
+        data["task"] = _read_yaml(sources["task",])
     default_robot = data.pop("robot", None)
     robots = data.get("robots")
     if not isinstance(robots, list):
-        return  # pydantic says what is wrong with it
+        return sources  # pydantic says what is wrong with it
     for i, entry in enumerate(robots):
         if isinstance(entry, str):
             entry = {"id": entry}
         if not isinstance(entry, dict):
             continue
-        entry.setdefault("robot", default_robot)
-        if isinstance(entry["robot"], str):
-            robot_path = path.parent / entry["robot"]
-            entry["robot"] = _read_yaml(robot_path)
-            base = robot_path.parent
-        else:
-            base = path.parent
-        robot = entry["robot"]
-        if isinstance(robot, dict) and isinstance(robot.get("urdf"), str):
-            robot["urdf"] = str((base / robot["urdf"]).resolve())
-        robots[i] = entry
+        robot = entry.get("robot", default_robot)
+        if robot is None:
+            robots[i] = entry  # its robot is required and missing
+            continue
+        base = path
+        if isinstance(robot, str):
+            base = sources["robots", i, "robot"] = path.parent / robot
+            robot = _read_yaml(base)
+        if isinstance(robot, dict):
+            robot = dict(robot)
+            if isinstance(robot.get("urdf"), str):
+                robot["urdf"] = str((base.parent / robot["urdf"]).resolve())
+        # A copy: an override for one robot must not reach those that share its config.
+        robots[i] = copy.deepcopy(entry | {"robot": robot})
+    return sources
 
 
 def load_fleet(path: Path | str, overrides: Sequence[str] = ()) -> FleetConfig:
@@ -335,21 +344,38 @@ def load_fleet(path: Path | str, overrides: Sequence[str] = ()) -> FleetConfig:
     """
     path = find_config(path)
     data = _read_yaml(path)
-    _inline(data, path)
+    # Whole groups come first: robots=[robot1, robot2] and task=../tasks/reach.yaml are read like the file's.
+    nested = [override for override in overrides if "." in override.partition("=")[0]]
     for override in overrides:
+        if override not in nested:
+            _apply_override(data, override)
+    sources = _inline(data, path)
+    for override in nested:
         _apply_override(data, override)
+        key = override.partition("=")[0]  # what is wrong may be the override, not the file
+        sources = {loc: file for loc, file in sources.items() if not key.startswith(_dotted(loc))}
     try:
         fleet = FleetConfig.model_validate(data)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(path, e) for e in error.errors())) from None
+        lines = (_explain(path, sources, e) for e in error.errors())
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None  # robots of one kind have one error
     for entry in fleet.robots:
         if not entry.robot.urdf.is_file():
             raise ConfigError(f"{path}: robots.{entry.id}.robot.urdf: no such file: {entry.robot.urdf}")
     return fleet
 
 
-def _explain(path: Path, error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"]) or "(top level)"
+def _dotted(loc: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, loc))
+
+
+def _explain(path: Path, sources: dict[tuple[int | str, ...], Path], error: Any) -> str:
+    loc: tuple[int | str, ...] = error["loc"]
+    for prefix, source in sources.items():
+        if loc[: len(prefix)] == prefix:
+            path, loc = source, loc[len(prefix) :]
+            break
+    key = _dotted(loc) or "(top level)"
     value = str(error["input"])
     shown = value if len(value) <= 60 else value[:57] + "..."
     if error["type"] == "extra_forbidden":

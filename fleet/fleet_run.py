@@ -153,7 +153,7 @@ class FleetRun:
             if self._status is None or time.monotonic() - last_s < _LINE_PERIOD_S:
                 return
             last_s = time.monotonic()
-            self._console.print(summary_line(self._status, progress), highlight=False)
+            self._console.print(summary_line(self._status, progress), highlight=False, soft_wrap=True)
 
         return show
 
@@ -188,6 +188,7 @@ def write_report(folder: RunFolder, outcome: Outcome, console: Console) -> bool:
         f"{'goal reached' if reached else f'ended by {outcome.ended_by}'} after {outcome.wall_time_s:.0f} s:"
         f" {counts.stored:,} transitions stored, {counts.lost} lost, {counts.duplicated} duplicated",
         highlight=False,
+        soft_wrap=True,
     )
     return reached
 
@@ -210,8 +211,9 @@ def _evaluate(fleet: FleetConfig, folder: RunFolder, console: Console) -> dict[s
     write_film(fleet, evaluation, folder.film)
     summary = evaluation.summary
     console.print(
-        f"final policy v{message.version}: {100 * summary['success_rate']:.0f} % of 50 fresh noise-free episodes,"
-        f" mean final distance {100 * summary.get('mean_final_distance_m', float('nan')):.1f} cm",
+        f"final policy v{message.version}: {100 * summary['success_rate']:.0f} % of 50 fresh noise-free"
+        f" episodes, mean final distance {100 * summary.get('mean_final_distance_m', float('nan')):.1f} cm",
         highlight=False,
+        soft_wrap=True,
     )
     return summary

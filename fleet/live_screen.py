@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from rich.columns import Columns
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
@@ -68,11 +69,11 @@ def summary_line(status: Status, progress: Progress) -> str:
 
 
 def render(status: Status | None, progress: Progress) -> RenderableType:
-    """The whole screen."""
-    title = f"parallel-naf · run {progress.run} · {_clock(progress.elapsed_s)}"
+    """The whole screen; nothing an operator needs is cut at 80 columns."""
+    title = Text(f"parallel-naf · run {progress.run} · {_clock(progress.elapsed_s)}")
     if status is None:
         return Panel(Text(progress.note or "starting …"), title=title)
-    parts: list[RenderableType] = [_robots(status), _servers(status), _goal(status, progress)]
+    parts: list[RenderableType] = [_robots(status), *_robot_notes(status), "", _servers(status, progress)]
     if progress.restarts:
         restarted = ", ".join(f"{name} ×{count}" for name, count in progress.restarts.items())
         parts.append(Text(f"started again: {restarted}", style="yellow"))
@@ -81,73 +82,106 @@ def render(status: Status | None, progress: Progress) -> RenderableType:
     return Panel(Group(*parts), title=title)
 
 
+def _of_role(status: Status, role: str) -> list[Mapping[str, Any]]:
+    return sorted((p for p in status.processes if p["role"] == role), key=lambda p: str(p["process_id"]))
+
+
 def _robots(status: Status) -> Table:
-    table = Table(expand=True, box=None, header_style="bold")
-    for name in ("robot", "state", "policy", "age", "steps", "episodes", "success", "evaluated", "guard"):
-        table.add_column(name, justify="left" if name in ("robot", "state") else "right", no_wrap=True)
-    for process in sorted(status.processes, key=lambda p: str(p["process_id"])):
-        if process["role"] != "robot":
-            continue
+    table = Table(expand=True, box=None, header_style="bold", pad_edge=False, collapse_padding=True)
+    # Only a long id may be shortened, and only when there is no room for it.
+    table.add_column("robot", overflow="ellipsis")
+    table.add_column("state", no_wrap=True)
+    for name in ("policy", "age", "steps", "episodes", "success", "eval", "guard"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for process in _of_role(status, "robot"):
         stats = process["stats"]
-        note = stats.get("robot/note", "")
+        version = stats.get("robot/policy_version", -1)
         table.add_row(
-            str(process["process_id"]),
-            _state(process)
-            if not note or process["state"] == "episode"
-            else _state(process) + Text(f" {note}"),
-            f"v{stats.get('robot/policy_version', -1)}",
-            f"{stats.get('robot/policy_age_s', -1):.1f} s",
+            Text(str(process["process_id"])),
+            _state(process),
+            f"v{version}" if version >= 0 else "–",
+            _age(stats.get("robot/policy_age_s", -1.0)),
             f"{stats.get('robot/steps', 0):,}",
             f"{stats.get('robot/episodes', 0):,}",
             _percent(stats.get("robot/success_rate")),
             _percent(stats.get("robot/evaluation_success_rate")),
             f"{stats.get('robot/interventions', 0):,}",
+            style="dim" if _is_silent(process) else "",  # these numbers are old
         )
     if not table.row_count:
         table.add_row("none yet")
     return table
 
 
-def _servers(status: Status) -> Table:
-    table = Table.grid(padding=(0, 2))
+def _robot_notes(status: Status) -> list[Text]:
+    """Why robots are not in an episode, one line each."""
+    notes = []
+    for process in _of_role(status, "robot"):
+        note = str(process["stats"].get("robot/note", ""))
+        if note and process["state"] != "episode" and not _is_silent(process):
+            name = Text(f"{process['process_id']} ")
+            notes.append(name + _state(process) + Text(f": {note}"))
+    return notes
+
+
+def _servers(status: Status, progress: Progress) -> Table:
+    table = Table.grid(padding=(0, 2), expand=True)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(ratio=1)
     replay = status.stats
+    duplicates = replay.get("replay/duplicates_dropped", 0)
     table.add_row(
-        Text("replay server", style="bold"),
-        f"{replay.get('replay/rows_inserted', 0):,} rows",
-        f"{replay.get('replay/rows_per_s', 0):.0f} rows/s",
-        f"{replay.get('replay/episodes_stored', 0):,} episodes stored",
-        f"{replay.get('replay/duplicates_dropped', 0)} duplicates dropped",
+        "replay server",
+        _items(
+            f"{replay.get('replay/rows_inserted', 0):,} rows",
+            f"{replay.get('replay/rows_per_s', 0):,.0f} rows/s",
+            f"{replay.get('replay/episodes_stored', 0):,} episodes stored",
+            f"{duplicates:,} duplicates dropped" if duplicates else "",
+        ),
     )
-    for process in status.processes:
-        if process["role"] != "learner":
-            continue
+    for process in _of_role(status, "learner"):
         stats = process["stats"]
         table.add_row(
-            Text("learner ", style="bold") + _state(process),
-            f"{stats.get('learner/updates', 0):,} updates",
-            f"{stats.get('learner/updates_per_s', 0):.0f} updates/s",
-            f"loss {stats.get('learner/td_loss', float('nan')):.4f}",
-            f"{stats.get('learner/updates_per_row', 0):.2f} updates per row",
+            "learner",
+            _items(
+                _state(process),
+                f"{stats.get('learner/updates', 0):,} updates",
+                f"{stats.get('learner/updates_per_s', 0):,.0f} updates/s",
+                f"{stats.get('learner/updates_per_row', 0):.2f} updates per row",
+                f"loss {stats['learner/td_loss']:.4g}" if "learner/td_loss" in stats else "",
+            ),
         )
+    if not _of_role(status, "learner"):
+        table.add_row("learner", "none yet")
+    table.add_row("noise-free", _evaluations(status, progress.goal))
     return table
 
 
-def _goal(status: Status, progress: Progress) -> Text:
-    over = progress.goal.over_episodes if progress.goal else 20
-    rate = success_rate(status.evaluations, over)
-    dots = Text("noise-free episodes ")
+def _evaluations(status: Status, goal: GoalConfig | None) -> Columns:
+    over = goal.over_episodes if goal else 20
+    dots = Text()
     for evaluation in status.evaluations[-over:]:
         dots.append("●" if evaluation["success"] else "○", style="green" if evaluation["success"] else "red")
-    dots.append(f"  {_percent(rate)}")
-    if progress.goal:
-        budget = _clock(progress.goal.time_budget_s)
-        dots.append(f"  goal {_percent(progress.goal.success_rate)} of the last {over}, within {budget}")
-    return dots
+    rate = success_rate(status.evaluations, over)
+    dots.append(f" {len(status.evaluations)} of {over} episodes" if rate is None else f" {_percent(rate)}")
+    if goal is None:
+        return _items(dots)
+    return _items(dots, f"goal {_percent(goal.success_rate)} of {over} within {_clock(goal.time_budget_s)}")
+
+
+def _items(*items: str | Text) -> Columns:
+    """Side by side where there is room, and on the next line, whole, where there is not."""
+    texts = [item if isinstance(item, Text) else Text(item) for item in items]
+    return Columns([text for text in texts if text], padding=(0, 2))
+
+
+def _is_silent(process: Mapping[str, Any]) -> bool:
+    return float(process["age_s"]) > _STALE_S
 
 
 def _state(process: Mapping[str, Any]) -> Text:
-    if process["age_s"] > _STALE_S:
-        return Text(f"silent for {process['age_s']:.0f} s", style="bold red")
+    if _is_silent(process):
+        return Text(f"silent {_age(process['age_s'], digits=0)}", style="bold red")
     return Text(str(process["state"]), style=_STATE_STYLES.get(str(process["state"]), ""))
 
 
@@ -162,6 +196,14 @@ def stats_of(status: Status | None, role: str) -> Mapping[str, Any]:
 
 def _percent(rate: float | None) -> str:
     return "–" if rate is None or rate < 0 else f"{100 * rate:.0f} %"
+
+
+def _age(seconds: float, digits: int = 1) -> str:
+    if seconds < 0:
+        return "–"
+    if seconds < 100:
+        return f"{seconds:.{digits}f} s"
+    return f"{seconds:.0f} s" if seconds < 1000 else f"{seconds / 60:.0f} min"
 
 
 def _clock(seconds: float) -> str:

@@ -69,6 +69,8 @@ class Transitions:
 
 
 EndReason = Literal["success", "failure", "time_limit", "fault", "stopped", "intervention"]
+FINISHED: tuple[EndReason, ...] = ("success", "failure", "time_limit")
+"""Ends of episodes that ran to their end, so that the task's verdict counts."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

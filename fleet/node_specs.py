@@ -45,7 +45,7 @@ def node_specs(fleet: FleetConfig, config: Path, run_dir: Path) -> list[NodeSpec
         run_dir: Where the run's files go.
     """
     pnaf = (sys.executable, "-m", "fleet.cli")
-    ros = ros_environment(fleet)
+    ros = ros_environment(fleet) | {"ROS_LOG_DIR": str(run_dir / "logs" / "ros")}
     # One process, one core: several BLAS threads on a busy machine only wait for each other.
     single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     specs = [

@@ -94,9 +94,16 @@ def create_run_folder(fleet: FleetConfig, runs: Path, name: str) -> RunFolder:
         )
     (folder.path / "urdf").mkdir(parents=True)
     robots = []
+    copies: dict[Path, Path] = {}
     for entry in fleet.robots:
-        shutil.copy(entry.robot.urdf, folder.path / "urdf")
-        robot = entry.robot.model_copy(update={"urdf": Path("urdf") / entry.robot.urdf.name})
+        source = entry.robot.urdf
+        if source not in copies:
+            copy = Path("urdf") / source.name
+            if copy in copies.values():  # another kind of robot's file of the same name
+                copy = copy.with_name(f"{entry.id}-{source.name}")
+            copies[source] = copy
+            shutil.copy(source, folder.path / copy)
+        robot = entry.robot.model_copy(update={"urdf": copies[source]})
         robots.append(entry.model_copy(update={"robot": robot}))
     save_fleet(fleet.model_copy(update={"robots": robots}), folder.config)
     return folder

@@ -17,7 +17,8 @@ Socket = zmq.Socket[bytes]
 
 _SERVER_QUEUE = 256
 _DEALER_QUEUE = 1024
-_POLICY_QUEUE = 4
+# Not a handful: libzmq takes note of what was sent only now and then, and meanwhile XPUB drops the newest.
+_POLICY_QUEUE = 64
 
 
 class BindError(RuntimeError):
@@ -110,6 +111,12 @@ def _host(endpoint: str) -> str:
     return endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
 
 
+def _has_port(endpoint: str) -> bool:
+    """Whether the port exists; libzmq would take 75536 for 10000."""
+    port = endpoint.rpartition(":")[2]
+    return port == "*" or (port.isdecimal() and int(port) <= 65535)
+
+
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
@@ -120,13 +127,15 @@ def _is_loopback(host: str) -> bool:
 
 
 def _bind(socket: Socket, endpoint: str, config_key: str) -> Socket:
+    host = _host(endpoint)
     try:
-        host = _host(endpoint)
         if not _is_loopback(host):
             raise InsecureBindError(
                 f"{endpoint}: keys are not there yet, so only loopback can be bound: "
                 f"set {config_key} to tcp://127.0.0.1:PORT"
             )
+        if not _has_port(endpoint):
+            raise BindError(f"{endpoint} has no port from 1 to 65535, or *: change {config_key}")
         socket.setsockopt(zmq.IPV6, int(":" in host))
         # libzmq binds to addresses and interfaces, not to names.
         socket.bind(endpoint.replace("//localhost:", "//127.0.0.1:"))
@@ -138,17 +147,19 @@ def _bind(socket: Socket, endpoint: str, config_key: str) -> Socket:
                 f"or change {config_key} in the fleet's config"
             ) from error
         raise BindError(f"{endpoint} cannot be bound ({error.strerror}): change {config_key}") from error
-    except InsecureBindError:
+    except BindError:
         socket.close()
         raise
     return socket
 
 
 def _connect(socket: Socket, endpoint: str) -> Socket:
-    socket.setsockopt(zmq.IPV6, int(":" in _host(endpoint)))
     try:
+        if not _has_port(endpoint):
+            raise ValueError(f"{endpoint} has no port from 1 to 65535")
+        socket.setsockopt(zmq.IPV6, int(":" in _host(endpoint)))
         socket.connect(endpoint)
-    except zmq.ZMQError:
+    except (zmq.ZMQError, ValueError):
         socket.close()
         raise
     return socket

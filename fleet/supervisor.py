@@ -168,6 +168,7 @@ class Supervisor:
         assert child.process is not None
         status = child.process.returncode
         name = child.spec.name
+        _signal_group(child.process.pid, signal.SIGKILL)  # what it started must not meet its successor
         child.process, child.ready = None, False
         self._forget_ready_fd(child)
         if status == EXIT_CONFIG or not child.spec.respawn:
@@ -178,9 +179,7 @@ class Supervisor:
         delay_s = _BACKOFF_S[min(child.quick_failures, len(_BACKOFF_S) - 1)]
         if child.quick_failures >= len(_BACKOFF_S):
             child.finished = True
-            raise SupervisorError(
-                f"{name} keeps ending ({_status_text(status)}):\n{self.log_tail(name)}"
-            )
+            raise SupervisorError(f"{name} keeps ending ({_status_text(status)}):\n{self.log_tail(name)}")
         child.quick_failures += 1
         child.restarts += 1
         child.restart_at_s = now_s + delay_s

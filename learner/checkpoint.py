@@ -1,7 +1,7 @@
 """Everything a run needs to go on from where it was, as one folder per checkpoint.
 
     checkpoints/00000123/state.pt      tensors, counters, generators: torch, loaded with weights_only
-    checkpoints/00000123/policy.pnaf   the PolicyMessage frame: read without torch (`pnaf eval`)
+    checkpoints/00000123/policy.pnaf   the PolicyMessage frame, for robot_nodes/policy_file.py
 
 A checkpoint is written beside its place, fsynced and renamed: it is whole or absent.
 """
@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 import torch
 
-from fleet.codec import decode, encode
-from fleet.messages import MessageError, PolicyMessage
+from fleet.codec import encode
+from fleet.messages import PolicyMessage
 from fleet.spaces import SpaceError, SpaceSpec
 from learner.trainer import Trainer
 
@@ -61,7 +61,7 @@ def save_checkpoint(
         "updates": trainer.updates,
         "network": trainer.network.flat.detach().cpu(),
         "target": trainer.target.cpu(),
-        "optimiser": trainer.optimiser.state_dict(),
+        "optimiser": trainer.optimiser.state(),
         "normaliser": trainer.normaliser.state(),
         "generator": trainer.generator.get_state().cpu(),
         "run_id": progress.run_id,
@@ -119,7 +119,7 @@ def load_checkpoint(path: Path, trainer: Trainer) -> Progress:
         with torch.no_grad():
             trainer.network.flat.copy_(state["network"])
             trainer.target.copy_(state["target"])
-        trainer.optimiser.load_state_dict(state["optimiser"])
+        trainer.optimiser.load_state(state["optimiser"])
         trainer.normaliser.load_state(state["normaliser"])
         trainer.refresh_normaliser()
         trainer.generator.set_state(state["generator"])
@@ -134,22 +134,6 @@ def load_checkpoint(path: Path, trainer: Trainer) -> Progress:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{path}: is not a checkpoint of this program: {error!r}") from error
-
-
-def load_policy(path: Path) -> PolicyMessage:
-    """The policy of a checkpoint folder, or of a `.pnaf` file.
-
-    Raises:
-        CheckpointError: It is missing or damaged.
-    """
-    file = path / "policy.pnaf" if path.is_dir() else path
-    try:
-        message = decode(file.read_bytes())
-    except (OSError, MessageError) as error:
-        raise CheckpointError(f"{file}: cannot be read as a policy: {error}") from error
-    if not isinstance(message, PolicyMessage):
-        raise CheckpointError(f"{file}: holds a {type(message).__name__}, not a policy")
-    return message
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -112,8 +112,8 @@ class Learner:
         self._metrics: dict[str, Any] = {}
         self._due = dict.fromkeys(("publish", "log", "heartbeat"), 0.0)
         self._due["checkpoint"] = time.monotonic() + self.config.checkpoint_period_s
-        self._rate_from = (time.monotonic(), self.trainer.updates)
         self._resume()
+        self._rate_from = (time.monotonic(), self.trainer.updates)
 
     def _resume(self) -> None:
         for path in reversed(list_checkpoints(self._run.checkpoints)):
@@ -222,7 +222,7 @@ class Learner:
         self.trainer.check_finite()
         before, updates = self._rate_from
         self._rate_from = (now, self.trainer.updates)
-        if not self.trainer.updates:
+        if not self.trainer.updates or not len(self.mirror):  # a resumed learner has updates but no rows yet
             return
         rate = (self.trainer.updates - updates) / max(now - before, 1e-6)
         self._metrics = {"learner/updates_per_s": rate, **self.trainer.metrics(self.mirror)}

@@ -10,14 +10,13 @@ from torch import Tensor
 from fleet.config import LearnerConfig
 from fleet.messages import Transitions
 from fleet.spaces import SpaceSpec
+from learner.adam import Adam
 from learner.gradients import NafGradient
 from learner.mirror import ReplayMirror, RowLayout
-from learner.naf import VALUES, NafNetwork, NafShape, polyak_update
+from learner.naf import NafNetwork, NafShape, polyak_update
 from learner.normaliser import CLIP, Normaliser
 
 _UPDATES_PER_GATHER = 16
-_START_ROWS = 4096
-_LONGEST_HORIZON = 1000.0
 
 
 class DivergedError(RuntimeError):
@@ -55,8 +54,7 @@ class Trainer:
         self._flat = self.network.flat.data
         self.target = self._flat.clone()
         self._gradient = NafGradient(self.shape, config.batch_size, self._flat, self.target)
-        self.network.flat.grad = self._gradient.flat
-        self.optimiser = torch.optim.Adam([self.network.flat], lr=config.learning_rate, fused=True)
+        self.optimiser = Adam(self._flat, self._gradient.flat, config.learning_rate)
         self._mean = torch.zeros(2 * self.shape.nx, device=self.device)
         self._scale = torch.ones(2 * self.shape.nx, device=self.device)
 
@@ -78,28 +76,12 @@ class Trainer:
     def update_many(self, mirror: ReplayMirror, updates: int) -> None:
         """Do `updates` updates, each on its own uniform minibatch; sampling is shared by a few of them."""
         size = self.config.batch_size
-        if not self.updates and updates:
-            self.start_values(mirror)
         while updates > 0:
             n = min(updates, _UPDATES_PER_GATHER)
             parts = self._prepare(mirror.sample(self.generator, n * size))
             for batch in zip(*(torch.split(part, size) for part in parts), strict=True):
                 self._step(*batch)
             updates -= n
-
-    @torch.no_grad()
-    def start_values(self, mirror: ReplayMirror) -> None:
-        """Let V begin at what the behaviour so far is worth: r̄ / (1 − γ p), p the share of rows that go on.
-
-        While V is far above its target, Q is lowered everywhere, and the cheapest way is to push μ(x)
-        away from all actions in the replay, into the flat ends of its tanh; it returns late or never.
-        """
-        rows = mirror.sample(self.generator, _START_ROWS)
-        reward, goes_on = rows[:, self.layout.reward].mean(), rows[:, self.layout.bootstrap].mean()
-        horizon = 1.0 / (1.0 - self.config.gamma * goes_on).clamp_min(1.0 / _LONGEST_HORIZON)
-        for flat in (self._flat, self.target):
-            _, bias = self.shape.layers(flat)[-1]
-            bias[:VALUES] = reward * self.config.reward_scale * horizon
 
     def _prepare(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Rows to (x, u, reward, discount, next_x); `rows` is overwritten."""

@@ -164,7 +164,8 @@ class ReplayClient:
         if self._tail_deadline_s is None:
             raise ReplayError("no tail request is in flight: begin_tail first")
         until = min(time.monotonic() + wait_s, self._tail_deadline_s)
-        self._receive(lambda message: self._tail_result is not None, until)
+        if self._tail_result is None:  # it may have come while another answer was waited for
+            self._receive(lambda message: self._tail_result is not None, until)
         result = self._tail_result
         if result is None:
             if time.monotonic() < self._tail_deadline_s:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fleet.messages import TransitionBatch
+from fleet.messages import FINISHED, TransitionBatch
 from fleet.spaces import SpaceSpec
 from replay_server.columns import rows_from
 from replay_server.episode_builder import EpisodeBuilder
@@ -163,7 +163,7 @@ class ExperienceLog:
             self._store.submit(episode)
 
     def _remember_evaluation(self, info: EpisodeInfo) -> None:
-        if info.evaluation and info.complete:
+        if info.evaluation and info.end in FINISHED:
             self.evaluations.append(
                 {
                     "robot_id": info.robot_id,

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fleet.messages import FINISHED
 from replay_server.columns import COLUMNS
 from replay_server.episode_store import Episode, EpisodeInfo, EpisodeSummary, read_episode
 
 _WINDOW = 20
-FINISHED = ("time_limit", "success", "failure")
-"""Ends of episodes that ran to their end, so that their verdict counts."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -259,9 +259,8 @@ class ControlLoop:
         self._reset_ticks += 1
         if self._reset_ticks * self._dt > reset.timeout_s:
             worst = self._robot.joints[int(np.abs(error).argmax())]
-            self.fault(
-                f"reset took more than {reset.timeout_s:g} s: {worst} is {np.abs(error).max():.2f} rad from home"
-            )
+            left_rad = np.abs(error).max()
+            self.fault(f"reset took more than {reset.timeout_s:g} s: {worst} is {left_rad:.2f} rad from home")
             self._command = self._zero
             return self._command
         self._guarded(np.clip(reset.gain_per_s * error, -self._max_velocity, self._max_velocity), state)
@@ -330,7 +329,7 @@ class ControlLoop:
         self._pending = None
 
     def _enter(self, phase: Phase, note: str) -> None:
-        if phase in ("fault", "estopped"):
+        if phase in ("fault", "estopped") and (phase, note) != (self.phase, self.note):
             logger.error("%s: %s", phase, note)
         elif phase in ("paused", "waiting") and phase != self.phase:
             logger.info("%s: %s", phase, note)

@@ -137,7 +137,11 @@ class ExperienceSender:
                 self._server_boot_id = ""
             self._last_hello_s = now_s
             hello = Hello(
-                role="robot", process_id=self._robot_id, boot_id=self._boot_id, spec=self._spec.to_json()
+                role="robot",
+                process_id=self._robot_id,
+                boot_id=self._boot_id,
+                spec=self._spec.to_json(),
+                oldest_seq=self.acked_rows,
             )
             self._try_send(socket, encode(hello))
         if not self._server_boot_id:

@@ -161,14 +161,8 @@ def guard(u: ArrayLike, state: GuardState, limits: GuardLimits, dt: float) -> tu
 
 
 def _is_finite(u: Array, state: GuardState) -> bool:
-    return bool(
-        np.isfinite(u).all()
-        and np.isfinite(state.q).all()
-        and np.isfinite(state.qd).all()
-        and np.isfinite(state.previous_command).all()
-        and np.isfinite(state.tool_position).all()
-        and np.isfinite(state.jacobian).all()
-    )
+    numbers = (u, state.q, state.qd, state.previous_command, state.tool_position, state.jacobian)
+    return all(np.isfinite(array).all() for array in numbers)
 
 
 def _clip(x: Array, low: Array, high: Array) -> Array:
@@ -215,44 +209,39 @@ def _inside_sphere(
     from_center = state.tool_position - limits.sphere_center
     distance_now = _norm(from_center)
 
-    def allowed(displacement: Array) -> float:
-        return max(limits.sphere_radius, distance_now - RETURN_SLOPE * _norm(displacement))
-
-    def is_inside(command: Array) -> bool:
-        displacement = (state.jacobian @ command) * _stopping_time(command, limits, dt)
-        return _norm(from_center + displacement) <= allowed(displacement)
-
-    if is_inside(u):
-        return u
+    def end_of(command: Array) -> tuple[Array, float]:
+        """The tool's way until it rests [3] (m), to first order, and how far outside that is (≤ 0: safe)."""
+        way = (state.jacobian @ command) * _stopping_time(command, limits, dt)
+        nearer = distance_now - RETURN_SLOPE * _norm(way)
+        return way, _norm(from_center + way) - max(limits.sphere_radius, nearer)
 
     corrected = u
+    way, excess = end_of(u)
     for _ in range(CORRECTIONS):
-        seconds = _stopping_time(corrected, limits, dt)
-        displacement = (state.jacobian @ corrected) * seconds
-        rest = from_center + displacement  # where the tool would stop, to first order
-        distance = _norm(rest)
-        excess = distance - allowed(displacement)
         if excess <= 0.0:
-            break
-        gradient = state.jacobian.T @ (rest / distance)  # of the outward speed
+            return corrected
+        rest = from_center + way
+        direction = rest / _norm(rest)
+        if distance_now > limits.sphere_radius:
+            direction += RETURN_SLOPE * way / _norm(way)  # a way of no length has no excess
+        slope = state.jacobian.T @ direction * _stopping_time(corrected, limits, dt)
         # Joints already at a bound cannot help: leave the correction to the others.
-        gradient[np.where(gradient > 0.0, corrected <= low, corrected >= high)] = 0.0
-        squared = float(gradient @ gradient) + 1e-6  # damped: no leap where the arm cannot move inwards
-        corrected = _clip(
-            corrected - gradient * ((excess + CORRECTION_DEPTH_M) / (seconds * squared)), low, high
-        )
-    if is_inside(corrected):
+        slope[np.where(slope > 0.0, corrected <= low, corrected >= high)] = 0.0
+        squared = float(slope @ slope) + 1e-8  # damped: no leap where the arm cannot move inwards
+        corrected = _clip(corrected - slope * ((excess + CORRECTION_DEPTH_M) / squared), low, high)
+        way, excess = end_of(corrected)
+    if excess <= 0.0:
         return corrected
 
     # Between braking as hard as allowed, which keeps the acceleration limit, and the correction; if
     # braking is not enough, between standing still, which never leaves the sphere, and braking.
     ticks = float((np.abs(previous) / limits.acceleration).max()) / dt
     braking = _clip(previous * max(0.0, 1.0 - 1.0 / ticks) if ticks > 0.0 else previous, low, high)
-    start, end = (braking, corrected) if is_inside(braking) else (np.zeros_like(u), braking)
+    start, end = (braking, corrected) if end_of(braking)[1] <= 0.0 else (np.zeros_like(u), braking)
     safe, unsafe = 0.0, 1.0
     for _ in range(BISECTIONS):
         middle = (safe + unsafe) / 2.0
-        if is_inside(start + middle * (end - start)):
+        if end_of(start + middle * (end - start))[1] <= 0.0:
             safe = middle
         else:
             unsafe = middle

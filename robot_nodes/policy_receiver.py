@@ -86,8 +86,9 @@ class PolicyReceiver:
             return False
         if self._run_id != message.run_id:
             logger.info("first policy of run %s: version %d", message.run_id, message.version)
+        if self._run_id == message.run_id:  # the first of a run may be a last value sent again
+            self.latencies_ms.append((time.time_ns() - message.published_ns) * 1e-6)
         self._run_id = message.run_id
         self.newest = NewestPolicy(policy, time.monotonic())
         self.swaps += 1
-        self.latencies_ms.append((time.time_ns() - message.published_ns) * 1e-6)
         return True

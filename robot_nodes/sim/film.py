@@ -71,6 +71,7 @@ def _draw(axes: Any, points: Any, trail: Any, target: Any, title: str) -> None:
     axes.set(xlim=(-0.3, 0.8), ylim=(-0.55, 0.55), zlim=(0, 1.1), title=title)
     axes.set_xticklabels([]), axes.set_yticklabels([]), axes.set_zticklabels([])
     axes.view_init(elev=22, azim=-50)
+    axes.set_box_aspect((1, 1, 1), zoom=1.35)
     near = np.linalg.norm(points[-1] - target) <= 0.05
     shadow = points.copy()
     shadow[:, 2] = 0

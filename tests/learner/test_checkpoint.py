@@ -9,14 +9,13 @@ import torch
 
 from fleet.codec import encode
 from fleet.config import LearnerConfig
-from fleet.messages import Ack, Transitions
+from fleet.messages import Transitions
 from fleet.spaces import SpaceSpec
 from learner.checkpoint import (
     CheckpointError,
     Progress,
     list_checkpoints,
     load_checkpoint,
-    load_policy,
     save_checkpoint,
 )
 from learner.mirror import ReplayMirror
@@ -63,8 +62,7 @@ def test_training_goes_on_bit_for_bit(
 def test_the_policy_beside_it_is_the_published_one(tmp_path: Path, trainer: Trainer) -> None:
     path = save(tmp_path, trainer)
     message = policy_message(trainer, "run", 12, 0.3, 5)
-    assert encode(load_policy(path)) == encode(message)
-    assert encode(load_policy(path / "policy.pnaf")) == encode(message)
+    assert (path / "policy.pnaf").read_bytes() == encode(message)
 
 
 def test_only_the_newest_are_kept(tmp_path: Path, trainer: Trainer, mirror: ReplayMirror) -> None:
@@ -104,14 +102,6 @@ def test_unusable_checkpoints_are_clear_errors(tmp_path: Path, trainer: Trainer,
     torch.save({"format": 99}, path / "state.pt")
     with pytest.raises(CheckpointError, match="format 99, this program reads 1"):
         load_checkpoint(path, trainer)
-
-
-def test_unusable_policies_are_clear_errors(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="cannot be read as a policy"):
-        load_policy(tmp_path)
-    (tmp_path / "policy.pnaf").write_bytes(encode(Ack(robot_id="a", boot_id="b", durable_seq=1)))
-    with pytest.raises(CheckpointError, match="holds a Ack, not a policy"):
-        load_policy(tmp_path)
 
 
 def test_pickled_code_is_not_run(tmp_path: Path, trainer: Trainer) -> None:

@@ -18,10 +18,11 @@ from fleet.config import FleetConfig, LearnerConfig, ReplayServerConfig
 from fleet.messages import Hello, Message, PolicyMessage, TransitionBatch, Welcome
 from fleet.sockets import AddressInUseError, Context, connect_dealer, connect_policy_subscriber
 from fleet.spaces import SpaceSpec
-from learner.checkpoint import list_checkpoints, load_policy
+from learner.checkpoint import list_checkpoints
 from learner.learner import run_learner
 from replay_server.client import ReplayClient
 from replay_server.server import run_replay_server
+from robot_nodes.policy_file import newest_policy_file, read_policy
 
 WaitUntil = Callable[..., None]
 ROWS = 32
@@ -137,8 +138,7 @@ def start(config: FleetConfig, tmp_path: Path) -> Iterator[Callable[[str], Proce
 
     yield make
     for process in processes:
-        process.stop.set()
-        process.thread.join(20)
+        process.end()
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def test_from_the_first_row_to_a_checkpoint(
     learner.end()
     (checkpoint,) = list_checkpoints(tmp_path / "checkpoints")
     assert checkpoint.name == "0000000320"
-    assert load_policy(checkpoint).learner_step == 320
+    assert read_policy(newest_policy_file(tmp_path / "checkpoints")).learner_step == 320
     assert list((tmp_path / "tensorboard").glob("events.*"))
     policies.close()
     robot.socket.close()

@@ -48,7 +48,9 @@ def _transitions(rows: int, start: int = 0, tag: float = 0.0) -> Transitions:
     )
 
 
-def _batch(rows: int, first_seq: int = 0, episode: int = 0, tag: float = 0.0, **fields: Any) -> TransitionBatch:
+def _batch(
+    rows: int, first_seq: int = 0, episode: int = 0, tag: float = 0.0, **fields: Any
+) -> TransitionBatch:
     values = {"robot_id": "arm1", "boot_id": "b0", "spec_hash": _spec().hash, **fields}
     return TransitionBatch(
         **vars(_transitions(rows, first_seq, tag)), first_seq=first_seq, episode=episode, **values
@@ -130,10 +132,8 @@ def serving(config: ReplayServerConfig, run_dir: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def fleet(
-    context: zmq.Context, free_endpoint: str, tmp_path: Path
-) -> Iterator[Callable[..., Any]]:
-    """`with fleet() as it:` a running server; `it.peer(identity)` connects to it, `it.endpoint`, `it.run_dir`."""
+def fleet(context: zmq.Context, free_endpoint: str, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """`with fleet() as it:` a running server with `it.peer(identity)`, `it.endpoint`, `it.run_dir`."""
     peers: list[RawPeer] = []
 
     @contextmanager

@@ -16,7 +16,9 @@ from replay_server.episode_store import EpisodeStore, StoreError, list_episodes
 @pytest.fixture
 def make_episode(make_transitions, make_spec):
     def make(episode: int = 0, rows: int = 6, end: str = "time_limit", first_cursor: int = 100) -> Episode:
-        builder = EpisodeBuilder(run_id="run1", robot_id="arm1", boot_id="b0", episode=episode, spec=make_spec())
+        builder = EpisodeBuilder(
+            run_id="run1", robot_id="arm1", boot_id="b0", episode=episode, spec=make_spec()
+        )
         builder.evaluation = True
         builder.add(make_transitions(rows - 2, 20), first_seq=20, first_cursor=first_cursor)
         builder.add(make_transitions(2, 18 + rows), first_seq=18 + rows, first_cursor=first_cursor + 50)
@@ -100,7 +102,9 @@ def test_foreign_and_incomplete_files_say_what_is_wrong(tmp_path: Path, make_epi
         read_episode(path)
 
 
-def test_episodes_are_listed_in_order_of_arrival_without_the_broken_ones(tmp_path: Path, make_episode) -> None:
+def test_episodes_are_listed_in_order_of_arrival_without_the_broken_ones(
+    tmp_path: Path, make_episode
+) -> None:
     write_episode(tmp_path, make_episode(episode=0, first_cursor=500))
     write_episode(tmp_path, make_episode(episode=1, first_cursor=20))
     write_episode(tmp_path, make_episode(episode=2)).write_bytes(b"torn")

@@ -26,7 +26,9 @@ def test_allowed_by_hand(per_row, min_rows, max_burst, inserted, done, allowed) 
     assert RateLimiter(per_row, min_rows, max_burst).allowed(inserted, done) == allowed
 
 
-@given(per_row=st.floats(0.01, 50), steps=st.lists(st.integers(0, 100), max_size=30), burst=st.integers(1, 500))
+@given(
+    per_row=st.floats(0.01, 50), steps=st.lists(st.integers(0, 100), max_size=30), burst=st.integers(1, 500)
+)
 def test_doing_all_that_is_allowed_never_exceeds_the_ratio_and_reaches_it(per_row, steps, burst) -> None:
     limiter, inserted, done = RateLimiter(per_row, 5, burst), 0, 0
     for rows in steps:

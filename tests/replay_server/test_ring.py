@@ -113,5 +113,7 @@ def test_a_large_ring_costs_no_memory_until_rows_arrive() -> None:
         "ring = Ring(1_000_000, 30, 7)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )
-    grown_kib = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    grown_kib = int(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    )
     assert grown_kib < 30_000, f"{grown_kib} KiB touched by an empty ring"

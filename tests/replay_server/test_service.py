@@ -55,7 +55,12 @@ def start(tmp_path: Path, make_spec) -> Iterator[Callable[..., Any]]:
 
         def hello(identity: bytes = A, spec: Any = None, **fields: Any) -> Message:
             robot_id, _, boot_id = identity.decode().partition(":")
-            values = {"process_id": robot_id, "boot_id": boot_id, "spec": (spec or make_spec()).to_json(), **fields}
+            values = {
+                "process_id": robot_id,
+                "boot_id": boot_id,
+                "spec": (spec or make_spec()).to_json(),
+                **fields,
+            }
             (_, reply), *_ = say(identity, Hello(role="robot", **values))
             return reply
 
@@ -151,7 +156,9 @@ def test_rows_that_are_not_finite_are_refused_by_name(start, make_batch, name: s
     batch = make_batch(4, 0)
     column = getattr(batch, name).copy()
     column[2] = value
-    assert f"{name} of row 2 (seq 2) is not finite" in refusal(it.ask(A, with_columns(batch, **{name: column})))
+    assert f"{name} of row 2 (seq 2) is not finite" in refusal(
+        it.ask(A, with_columns(batch, **{name: column}))
+    )
     assert it.service.stats()["replay/rows_inserted"] == 0
     assert it.ask(A, batch).durable_seq == 3, "and the robot may go on"
 
@@ -166,7 +173,10 @@ def test_rows_that_are_not_finite_are_refused_by_name(start, make_batch, name: s
         ({"end": "bored"}, "end must be one of success, failure"),
         ({"metrics": {"return": "high"}}, "metric 'return' must be a number, got str"),
         ({"metrics": {"x" * 65: 1.0}}, "a metric's name must be at most 64 characters"),
-        ({"action": np.zeros((4, 7), "<f4"), "policy_action": np.zeros((4, 7), "<f4")}, "action must be float32 [4, 2]"),
+        (
+            {"action": np.zeros((4, 7), "<f4"), "policy_action": np.zeros((4, 7), "<f4")},
+            "action must be float32 [4, 2]",
+        ),
         (
             {"observation": np.zeros((4, 1), "<f4"), "next_observation": np.zeros((4, 1), "<f4")},
             "observation must be float32 [4, 3], got float32 [4, 1]",
@@ -182,10 +192,14 @@ def test_a_wrong_batch_says_what_is_wrong(start, make_batch, change, reason) -> 
 
 def test_samples_are_rows_of_the_ring(start, make_batch) -> None:
     it = start(sample_min_rows=10)
-    assert "0 of 10 rows are here" in refusal(it.ask(ASKER, SampleRequest(request_id=1, batches=1, batch_size=4)))
+    assert "0 of 10 rows are here" in refusal(
+        it.ask(ASKER, SampleRequest(request_id=1, batches=1, batch_size=4))
+    )
     it.hello(A)
     it.ask(A, make_batch(9, 0))
-    assert "9 of 10 rows are here" in refusal(it.ask(ASKER, SampleRequest(request_id=1, batches=1, batch_size=4)))
+    assert "9 of 10 rows are here" in refusal(
+        it.ask(ASKER, SampleRequest(request_id=1, batches=1, batch_size=4))
+    )
     it.ask(A, make_batch(91, 9))
     reply = it.ask(ASKER, SampleRequest(request_id=5, batches=3, batch_size=4))
     assert isinstance(reply, SampleReply)
@@ -211,7 +225,9 @@ def test_samples_per_insert_are_kept(start, make_batch) -> None:
     it.ask(A, make_batch(10, 0))
     request = SampleRequest(request_id=1, batches=3, batch_size=5)
     assert isinstance(it.ask(ASKER, request), SampleReply)
-    assert "15 rows asked for, 5 allowed now by replay_server.samples_per_insert" in refusal(it.ask(ASKER, request))
+    assert "15 rows asked for, 5 allowed now by replay_server.samples_per_insert" in refusal(
+        it.ask(ASKER, request)
+    )
     it.ask(A, make_batch(5, 10))
     assert isinstance(it.ask(ASKER, request), SampleReply)
 
@@ -230,7 +246,9 @@ def test_a_tail_follows_the_log(start, make_batch) -> None:
     assert (reply.next_cursor, reply.reward.tolist()) == (14, [12, 13])
     reply = it.ask(ASKER, TailRequest(request_id=4, cursor=99, max_rows=3))
     assert (reply.first_cursor, reply.next_cursor, reply.rows) == (14, 14, 0)
-    assert "cursor ≥ 0 and max_rows ≥ 1" in refusal(it.ask(ASKER, TailRequest(request_id=5, cursor=-1, max_rows=3)))
+    assert "cursor ≥ 0 and max_rows ≥ 1" in refusal(
+        it.ask(ASKER, TailRequest(request_id=5, cursor=-1, max_rows=3))
+    )
 
 
 def test_a_large_tail_is_cut_to_what_one_frame_holds(start, make_batch) -> None:
@@ -244,7 +262,9 @@ def test_a_large_tail_is_cut_to_what_one_frame_holds(start, make_batch) -> None:
 
 def test_heartbeats_are_shown_with_their_age(start) -> None:
     it = start()
-    beat = Heartbeat(role="robot", process_id="arm1", boot_id="b0", state="running", stamp_ns=1, stats={"a/b": 2})
+    beat = Heartbeat(
+        role="robot", process_id="arm1", boot_id="b0", state="running", stamp_ns=1, stats={"a/b": 2}
+    )
     assert it.say(A, beat) == []
     it.time.now_s += 2.5
     status = it.ask(ASKER, StatusRequest(request_id=9))
@@ -282,7 +302,9 @@ def test_commands_reach_the_robots_they_are_for(start) -> None:
     assert it.ask(ASKER, StatusRequest(request_id=1)).last_command == "pause"
     unknown = FleetCommand(kind="pause", target="arm9")
     assert refusal(it.ask(ASKER, unknown)) == "no robot 'arm9'; robots that said hello: arm1, arm2"
-    assert "kind must be one of pause, resume, stop, estop" in refusal(it.ask(ASKER, FleetCommand(kind="dance")))
+    assert "kind must be one of pause, resume, stop, estop" in refusal(
+        it.ask(ASKER, FleetCommand(kind="dance"))
+    )
 
 
 def test_nobody_is_told_that_a_silent_robot_got_a_command(start) -> None:
@@ -347,8 +369,17 @@ def test_stats_count_what_happened(start, make_batch) -> None:
     it.service.malformed(A, "no")
     stats = it.service.stats()
     expected = {
-        "rows_inserted": 11, "rows_in_ring": 6, "end_cursor": 11, "duplicates_dropped": 3, "gaps": 1,
-        "refused": 0, "malformed_frames": 1, "robots": 2, "rows/arm1": 7, "rows/arm2": 4, "rows_per_s": 11.0,
+        "rows_inserted": 11,
+        "rows_in_ring": 6,
+        "end_cursor": 11,
+        "duplicates_dropped": 3,
+        "gaps": 1,
+        "refused": 0,
+        "malformed_frames": 1,
+        "robots": 2,
+        "rows/arm1": 7,
+        "rows/arm2": 4,
+        "rows_per_s": 11.0,
     }
     assert {key: stats[f"replay/{key}"] for key in expected} == expected
     it.service.seal()

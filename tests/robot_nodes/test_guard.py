@@ -20,7 +20,7 @@ ROBOT = Path(__file__).parents[2] / "hardware_configs/robots/generic7_sim.yaml"
 DT = 0.05
 
 # What the guard promises beyond its model (straight lines, perfect servos), on the simulated arm.
-# Measured over 3,000 ticks of each policy below: 3.5 mrad and 0.7 mm.
+# Measured over 3,000 ticks of each policy below: 3.6 mrad and 1.8 mm.
 POSITION_MARGIN_RAD = 0.01
 SPHERE_MARGIN_M = 0.003
 
@@ -191,10 +191,34 @@ def test_the_sphere_takes_back_the_outward_part_and_keeps_the_rest() -> None:
     )
     safe, interventions = guard(np.array([0.8, 0.8]), state, limits, DT)
     assert interventions.names == ("workspace",)
-    # One tick along y, 0.04 m, ends on the sphere when x = -(0.5 - √(0.25 - 0.04²)) = -1.6 mm: -0.032 m/s.
-    assert safe[1] == pytest.approx(0.8, abs=0.05)
-    assert safe[0] == pytest.approx(-0.032, abs=0.01)
+    # One tick would end at (0.54, 0.04), 0.5415 from the centre. The nearest point of the sphere is
+    # (0.54, 0.04) 0.5 / 0.5415 = (0.4986, 0.0369): x moves back by 1.4 mm while y goes 36.9 mm, in 0.05 s.
+    assert safe[0] == pytest.approx(-0.0275, abs=0.001)
+    assert safe[1] == pytest.approx(0.7387, abs=0.001)
     assert interventions.max_change == pytest.approx(0.8 - safe[0])
+
+
+def test_what_the_sphere_takes_back_stays_within_the_velocity_limits() -> None:
+    """Two joints that both move the tool along x, where the least correction would overspeed the second."""
+    limits = GuardLimits(
+        position_low=np.full(2, -9.0),
+        position_high=np.full(2, 9.0),
+        velocity=np.full(2, 1.0),
+        acceleration=np.full(2, 100.0),
+        sphere_center=np.zeros(3),
+        sphere_radius=0.5,
+    )
+    state = GuardState(
+        q=np.zeros(2),
+        qd=np.zeros(2),
+        previous_command=np.zeros(2),
+        tool_position=np.array([0.5, 0.0, 0.0]),
+        jacobian=np.array([[1.0, 0.5], [0.0, 0.0], [0.0, 0.0]]),
+    )
+    # Outwards 1.0 - 0.49 = 0.51 m/s; the least change, -0.51 (1, 0.5) / 1.25, leaves (0.592, -1.184).
+    safe, _ = guard(np.array([1.0, -0.98]), state, limits, DT)
+    np.testing.assert_allclose(safe, [0.5, -1.0], atol=0.001)
+    assert np.abs(safe).max() <= 1.0
 
 
 def test_shapes_and_dt_that_are_wrong_are_the_callers_bug() -> None:

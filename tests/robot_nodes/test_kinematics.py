@@ -73,9 +73,7 @@ def test_joints_may_be_named_in_any_order_and_others_stay_at_zero(kinematics: Ki
     q[[3, 1]] = 0.7, -0.4
     two = Kinematics(URDF, ["joint_4", "joint_2"], "tool")
     np.testing.assert_allclose(two.tool_position([0.7, -0.4]), kinematics.tool_position(q), atol=1e-12)
-    np.testing.assert_allclose(
-        two.jacobian([0.7, -0.4]), kinematics.jacobian(q)[:, [3, 1]], atol=1e-12
-    )
+    np.testing.assert_allclose(two.jacobian([0.7, -0.4]), kinematics.jacobian(q)[:, [3, 1]], atol=1e-12)
 
 
 def test_results_are_not_overwritten_by_the_next_query(kinematics: Kinematics) -> None:

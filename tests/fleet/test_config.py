@@ -1,0 +1,305 @@
+"""What a person gets wrong in a config, and what they are told: file, key, value, what is allowed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fleet.config import PACKAGED_CONFIGS, ConfigError, FleetConfig, load_fleet, save_fleet
+from fleet.run_folder import RunFolder, create_run_folder
+
+Edit = Callable[[str, Callable[[dict[str, Any]], object]], None]
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> Path:
+    """A copy of hardware_configs that a test may spoil."""
+    return Path(shutil.copytree(PACKAGED_CONFIGS, tmp_path / "hardware_configs"))
+
+
+@pytest.fixture
+def sim2(configs: Path) -> Path:
+    return configs / "fleets/sim2.yaml"
+
+
+@pytest.fixture
+def edit(configs: Path) -> Edit:
+    """`edit("robots/x.yaml", lambda data: …)` changes one file in place."""
+
+    def change(name: str, how: Callable[[dict[str, Any]], object]) -> None:
+        data = yaml.safe_load((configs / name).read_text())
+        how(data)
+        (configs / name).write_text(yaml.safe_dump(data, sort_keys=False))
+
+    return change
+
+
+def error_of(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_fleet(path, overrides)
+    return str(caught.value)
+
+
+# What the text must name ---------------------------------------------------------------------
+
+
+def test_an_unknown_key_is_named_with_its_file_and_value(sim2: Path, edit: Edit) -> None:
+    edit("fleets/sim2.yaml", lambda fleet: fleet["learner"].update(learning_rat=0.1))
+    assert error_of(sim2) == (
+        f"{sim2}: learner.learning_rat: unknown key (value 0.1); remove it or correct its spelling"
+    )
+
+
+@pytest.mark.parametrize("name", ["max_joint_velocity_rad_s", "workspace_sphere", "max_state_age_s"])
+def test_a_missing_safety_limit_has_no_default(sim2: Path, configs: Path, edit: Edit, name: str) -> None:
+    edit("robots/generic7_sim.yaml", lambda robot: robot["limits"].pop(name))
+    error = error_of(sim2)
+    assert "generic7_sim.yaml" in error and f": limits.{name}: is required and missing" in error
+    assert len(error.splitlines()) == 1, "two robots of one kind have one error"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "expected"),
+    [
+        ("fleets/sim2.yaml", {"seed": "many"}, "seed = many: Input should be a valid integer"),
+        ("fleets/sim2.yaml", {"evaluate_every": 1}, "evaluate_every = 1: Input should be greater than"),
+        ("fleets/sim2.yaml", {"robots": []}, "robots = []: List should have at least 1 item"),
+        ("fleets/sim2.yaml", {"robots": "robot1"}, "robots = robot1: Input should be a valid list"),
+        ("fleets/sim2.yaml", {"robots": ["Robot 1"]}, "robots.0.id = Robot 1: String should match pattern"),
+        ("fleets/sim2.yaml", {"goal": {"success_rate": 90}}, "goal.success_rate = 90: Input should be less"),
+        ("fleets/sim2.yaml", {"replay_server": {"endpoint": "localhost"}}, "endpoint = localhost: "),
+        ("fleets/sim2.yaml", {"learner": {"device": "gpu"}}, "learner.device = gpu: String should match"),
+        ("tasks/reach.yaml", {"kind": "rech"}, "kind = rech: Input should be 'reach'"),
+        ("tasks/reach.yaml", {"success_radius_m": 0}, "success_radius_m = 0: Input should be greater than 0"),
+        ("robots/generic7_sim.yaml", {"control_rate_hz": -20}, "control_rate_hz = -20: Input should"),
+        ("robots/generic7_sim.yaml", {"joints": "joint_1"}, "joints = joint_1: Input should be a valid list"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_with_the_file_it_stands_in(
+    sim2: Path, configs: Path, edit: Edit, file: str, change: dict[str, Any], expected: str
+) -> None:
+    edit(file, lambda data: data.update(change))
+    error = error_of(sim2)
+    assert Path(error.partition(": ")[0]).resolve() == configs / file
+    assert expected in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_limit_that_limits_nothing_is_refused(sim2: Path, edit: Edit, value: float) -> None:
+    edit("robots/generic7_sim.yaml", lambda robot: robot["limits"].update(max_policy_age_s=value))
+    edit("robots/generic7_sim.yaml", lambda robot: robot["limits"]["max_joint_velocity_rad_s"].append(value))
+    lines = error_of(sim2).splitlines()
+    assert any("limits.max_joint_velocity_rad_s.7 = " in line and "finite" in line for line in lines)
+    assert any("limits.max_policy_age_s = " in line and "finite" in line for line in lines)
+
+
+def test_all_problems_are_told_at_once(sim2: Path, edit: Edit) -> None:
+    edit("fleets/sim2.yaml", lambda fleet: fleet.update(seed="x", sede=3))
+    edit("tasks/reach.yaml", lambda task: task.pop("episode_s"))
+    lines = error_of(sim2).splitlines()
+    assert [line.rpartition("yaml: ")[2].split(":")[0].split(" ")[0] for line in lines] == [
+        "seed", "episode_s", "sede",
+    ]  # fmt: skip
+
+
+# Joints, limits, ids -------------------------------------------------------------------------
+
+
+def test_joints_and_limits_must_be_as_many(sim2: Path, edit: Edit) -> None:
+    edit("robots/generic7_sim.yaml", lambda robot: robot["joints"].pop())
+    error = error_of(sim2)
+    assert "generic7_sim.yaml" in error and "limits has 7 joints but joints lists 6" in error
+
+
+def test_limits_must_be_equally_long(sim2: Path, edit: Edit) -> None:
+    edit("robots/generic7_sim.yaml", lambda robot: robot["limits"]["position_low_rad"].pop())
+    assert "all per-joint limits must be equally long, got lengths [6, 7]" in error_of(sim2)
+
+
+def test_low_must_be_below_high(sim2: Path, edit: Edit) -> None:
+    edit("robots/generic7_sim.yaml", lambda robot: robot["limits"]["position_low_rad"].__setitem__(3, 2.5))
+    assert "position_low_rad[3] = 2.5 must be below position_high_rad[3] = 2.5" in error_of(sim2)
+
+
+def test_home_must_be_within_the_limits(sim2: Path, edit: Edit) -> None:
+    edit("robots/generic7_sim.yaml", lambda robot: robot["reset"]["home_rad"].__setitem__(3, 0.0))
+    assert "reset.home_rad[3] = 0.0 is outside the position limits" in error_of(sim2)
+
+
+def test_two_robots_of_one_id_are_refused(sim2: Path, edit: Edit) -> None:
+    edit("fleets/sim2.yaml", lambda fleet: fleet.update(robots=["left", "right", "left"]))
+    error = error_of(sim2)
+    assert f"{sim2}: robots" in error
+    assert "robot ids must be unique, got ['left', 'right', 'left']" in error
+
+
+def test_a_robot_without_a_kind_is_told_so(sim2: Path, edit: Edit) -> None:
+    edit("fleets/sim2.yaml", lambda fleet: fleet.pop("robot"))
+    assert f"{sim2}: robots.0.robot: is required and missing" in error_of(sim2)
+
+
+def test_an_unknown_robot_is_answered_with_the_known_ones() -> None:
+    fleet = load_fleet("hardware_configs/fleets/sim2.yaml")
+    assert fleet.entry("robot2").id == "robot2"
+    with pytest.raises(ConfigError, match="no robot 'robot9' in fleet 'sim2'; it has: robot1, robot2"):
+        fleet.entry("robot9")
+
+
+# Files ---------------------------------------------------------------------------------------
+
+
+def test_a_missing_file_is_named(tmp_path: Path, sim2: Path, edit: Edit) -> None:
+    assert error_of(tmp_path / "nowhere.yaml") == f"{tmp_path / 'nowhere.yaml'}: no such file"
+    edit("fleets/sim2.yaml", lambda fleet: fleet.update(task="../tasks/rech.yaml"))
+    assert error_of(sim2).endswith("tasks/rech.yaml: no such file")
+
+
+def test_a_missing_urdf_is_named_with_its_robot(sim2: Path, edit: Edit) -> None:
+    edit("robots/generic7_sim.yaml", lambda robot: robot.update(urdf="../urdf/other.urdf"))
+    error = error_of(sim2)
+    assert "robots.robot1.robot.urdf: no such file: " in error and error.endswith("urdf/other.urdf")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: [sim2", "not valid YAML"),
+        ("- name", "must hold a mapping of keys to values, got list"),
+        ("", "must hold a mapping of keys to values, got NoneType"),
+    ],
+)
+def test_bad_yaml_is_told_with_its_file(tmp_path: Path, text: str, expected: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    error = error_of(path)
+    assert error.startswith(f"{path}: ") and expected in error
+
+
+def test_bytes_and_folders_are_no_config(tmp_path: Path) -> None:
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    assert f"{tmp_path / 'bytes.yaml'}: " in error_of(tmp_path / "bytes.yaml")
+    assert error_of(tmp_path).startswith(f"{tmp_path}: cannot be read")
+
+
+def test_an_installed_config_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_fleet("hardware_configs/fleets/sim2.yaml") == load_fleet("fleets/sim2.yaml")
+
+
+# Overrides -----------------------------------------------------------------------------------
+
+
+def test_overrides_win_over_the_files(sim2: Path) -> None:
+    fleet = load_fleet(
+        sim2,
+        [
+            "seed=7",
+            "learner.hidden_sizes=[32, 32]",
+            "goal=null",
+            "task.success_radius_m=0.1",
+            "robots.1.exploration_scale=2.5",
+            "robots.1.robot.limits.max_joint_velocity_rad_s.0=0.5",
+            "replay_server.samples_per_insert=8",
+        ],
+    )
+    assert (fleet.seed, fleet.learner.hidden_sizes, fleet.goal) == (7, [32, 32], None)
+    assert fleet.task.success_radius_m == 0.1
+    assert [entry.exploration_scale for entry in fleet.robots] == [1.0, 2.5]
+    assert fleet.robots[1].robot.limits.max_joint_velocity_rad_s[:2] == [0.5, 1.5]
+    assert fleet.robots[0].robot.limits.max_joint_velocity_rad_s[:2] == [1.5, 1.5]
+    assert fleet.replay_server.samples_per_insert == 8.0
+
+
+def test_an_override_for_one_robot_leaves_those_of_a_shared_config_alone(sim2: Path, edit: Edit) -> None:
+    robot = yaml.safe_load((sim2.parent / "../robots/generic7_sim.yaml").read_text())
+    edit("fleets/sim2.yaml", lambda fleet: fleet.update(robot=robot))
+    fleet = load_fleet(sim2, ["robots.0.robot.limits.max_state_age_s=0.5"])
+    assert [entry.robot.limits.max_state_age_s for entry in fleet.robots] == [0.5, 0.15]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("seed", "override 'seed' must look like learner.seed=3"),
+        ("robots.2.id=x", "override 'robots.2.id=x': '2' is not an index below 2"),
+        ("robots.first.id=x", "'first' is not an index below 2"),
+        ("seed.x=1", "override 'seed.x=1': 'seed' is a value, not a group of keys"),
+        ("seed=[1", "override 'seed=[1': the value is not valid YAML"),
+        ("learner.sede=3", "learner.sede: unknown key (value 3)"),
+        ("seed=abc", "seed = abc: Input should be a valid integer"),
+        ("robots.0.robot.control_rate_hz=0", "robots.0.robot.control_rate_hz = 0: Input should"),
+    ],
+)  # fmt: skip
+def test_a_bad_override_is_quoted(sim2: Path, override: str, expected: str) -> None:
+    assert expected in error_of(sim2, override)
+
+
+# Self-contained files and run folders --------------------------------------------------------
+
+
+def test_a_saved_fleet_loads_equal(tmp_path: Path, sim2: Path) -> None:
+    fleet = load_fleet(sim2, ["learner.seed=3", "robots.0.exploration_scale=0.5"])
+    save_fleet(fleet, tmp_path / "saved.yaml")
+    assert load_fleet(tmp_path / "saved.yaml") == fleet
+
+
+def with_urdf(fleet: FleetConfig, urdf: Path) -> FleetConfig:
+    robots = [e.model_copy(update={"robot": e.robot.model_copy(update={"urdf": urdf})}) for e in fleet.robots]
+    return fleet.model_copy(update={"robots": robots})
+
+
+def test_a_run_folder_needs_nothing_outside(tmp_path: Path, sim2: Path, configs: Path) -> None:
+    fleet = load_fleet(sim2)
+    folder = create_run_folder(fleet, tmp_path / "runs", "demo-1.a_B")
+    urdf = (configs / "urdf/generic7.urdf").read_bytes()
+    shutil.rmtree(configs)
+    moved = RunFolder(folder.path.rename(tmp_path / "moved"))
+    loaded = moved.load()
+    assert loaded.robots[0].robot.urdf == moved.path / "urdf/generic7.urdf"
+    assert loaded.robots[0].robot.urdf.read_bytes() == urdf
+    assert with_urdf(loaded, Path("x")) == with_urdf(fleet, Path("x"))
+
+
+def test_urdfs_of_one_name_are_kept_apart(tmp_path: Path, sim2: Path, configs: Path) -> None:
+    for side in ("left", "right"):
+        (configs / side).mkdir()
+        text = (configs / "urdf/generic7.urdf").read_text()
+        (configs / side / "arm.urdf").write_text(f"{text}<!-- {side} -->")
+    lines = [f"robots.{i}.robot.urdf={configs}/{side}/arm.urdf" for i, side in enumerate(["left", "right"])]
+    loaded = create_run_folder(load_fleet(sim2, lines), tmp_path / "runs", "run").load()
+    texts = [entry.robot.urdf.read_text() for entry in loaded.robots]
+    assert "<!-- left -->" in texts[0] and "<!-- right -->" in texts[1]
+
+
+def test_a_taken_run_name_is_refused(tmp_path: Path, sim2: Path) -> None:
+    create_run_folder(load_fleet(sim2), tmp_path, "run")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match=r"run exists already: choose another run name"):
+        create_run_folder(load_fleet(sim2), tmp_path, "run")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a b", "-rf", "é", "x" * 101, "run\n"])
+def test_a_bad_run_name_is_refused(tmp_path: Path, sim2: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="use letters, digits"):
+        create_run_folder(load_fleet(sim2), tmp_path / "runs", name)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_folder_that_is_no_run_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a run folder"):
+        RunFolder(tmp_path).load()
+
+
+def test_the_run_id_stays_and_differs_between_folders(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first = RunFolder(tmp_path / "a").run_id()
+    assert first.startswith("a-") and RunFolder(tmp_path / "a").run_id() == first
+    assert RunFolder(tmp_path / "b").run_id() != first

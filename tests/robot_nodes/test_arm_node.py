@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from fleet.config import RobotConfig
+
+rclpy = pytest.importorskip("rclpy")
+
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
+from rosgraph_msgs.msg import Clock  # noqa: E402
+from sensor_msgs.msg import JointState  # noqa: E402
+from std_msgs.msg import Float64MultiArray  # noqa: E402
+
+from robot_nodes.sim.arm_node import ArmNode  # noqa: E402
+
+# rclpy's message generator imports lark, which imports a deprecated module of Python's.
+pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_.*' is deprecated:DeprecationWarning")
+
+REPOSITORY = Path(__file__).parents[2]
+ROBOT = REPOSITORY / "hardware_configs/robots/generic7_sim.yaml"
+CHILD = """
+import logging, sys
+from pathlib import Path
+from fleet.config import RobotConfig
+from robot_nodes.sim.arm_node import run_arm
+logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+run_arm(RobotConfig.model_validate_json(Path(sys.argv[1]).read_text()), "arm_7", seed=3)
+"""
+PERIOD_NS = 50_000_000
+
+
+def load_robot(**sim: Any) -> RobotConfig:
+    data = yaml.safe_load(ROBOT.read_text())
+    data["urdf"] = str((ROBOT.parent / data["urdf"]).resolve())
+    data["sim"] |= {"speed": 1.0, "lockstep_timeout_s": 0.0, "joint_state_rate_hz": 100.0} | sim
+    return RobotConfig.model_validate(data)
+
+
+class Peer:
+    """The test's side of the topics: what a robot node would be."""
+
+    def __init__(self, config: RobotConfig) -> None:
+        self.joints = config.joints
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node("peer", namespace="arm_7", context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.states: list[JointState] = []
+        self.clock_ns: list[int] = []
+        self.heard: list[tuple[str, int]] = []
+        self.answer: Callable[[JointState], list[float] | None] = lambda state: None
+        self.command_topic = config.topics.command
+        self.publisher: Any = None
+        best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self.node.create_subscription(JointState, config.topics.joint_states, self._on_state, best_effort)
+        self.node.create_subscription(Clock, "clock", self._on_clock, best_effort)
+
+    def _on_state(self, state: JointState) -> None:
+        self.states.append(state)
+        self.heard.append(("joint_states", stamp_ns(state)))
+        answer = self.answer(state)
+        if answer is not None:
+            self.command(answer)
+
+    def _on_clock(self, clock: Clock) -> None:
+        self.heard.append(("clock", clock.clock.sec * 10**9 + clock.clock.nanosec))
+
+    def command(self, velocity: list[float]) -> None:
+        if self.publisher is None:
+            self.publisher = self.node.create_publisher(Float64MultiArray, self.command_topic, 1)
+            self.spin_until(lambda: self.publisher.get_subscription_count() == 1, "the arm hears commands")
+        self.publisher.publish(Float64MultiArray(data=velocity))
+
+    def spin_until(self, condition: Callable[[], object], what: str, timeout_s: float = 20.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def spin_for(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.executor.spin_once(timeout_sec=0.01)
+
+    def newest(self, field: str) -> dict[str, float]:
+        state = self.states[-1]
+        return dict(zip(state.name, getattr(state, field), strict=True))
+
+    def close(self) -> None:
+        self.executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+
+def stamp_ns(state: JointState) -> int:
+    return int(state.header.stamp.sec * 10**9 + state.header.stamp.nanosec)
+
+
+class Arm:
+    """The process under test."""
+
+    def __init__(self, config: RobotConfig, folder: Path) -> None:
+        path = folder / "robot.json"
+        path.write_text(config.model_dump_json())
+        self.log = folder / "arm.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", CHILD, str(path)],
+                cwd=REPOSITORY,
+                env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+                stderr=log,
+            )
+
+    def end(self, number: signal.Signals) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(timeout=20)
+
+
+Start = Callable[[RobotConfig], tuple[Arm, Peer]]
+
+
+@pytest.fixture
+def start(ros_domain_id: int, tmp_path: Path) -> Iterator[Start]:
+    arms: list[Arm] = []
+    peers: list[Peer] = []
+
+    def start_both(config: RobotConfig) -> tuple[Arm, Peer]:
+        arms.append(Arm(config, tmp_path))
+        peers.append(Peer(config))
+        peers[-1].spin_until(lambda: peers[-1].states, "the first joint states")
+        return arms[-1], peers[-1]
+
+    yield start_both
+    for peer in peers:
+        peer.close()
+    for arm in arms:
+        if arm.process.poll() is None:
+            arm.process.kill()
+            arm.process.wait()
+
+
+def test_a_commanded_joint_moves_and_goes_on_until_the_next_command(start: Start) -> None:
+    config = load_robot(speed=5.0)
+    _, peer = start(config)
+    names = list(peer.states[0].name)
+    assert sorted(names) == config.joints
+    assert names != config.joints  # shuffled: whoever does not map by name is found out here
+    for field, tolerance in (("position", config.reset.randomise_rad), ("velocity", 1e-6)):
+        home = dict(zip(config.joints, config.reset.home_rad, strict=True))
+        for name, value in peer.newest(field).items():
+            assert abs(value - (home[name] if field == "position" else 0.0)) <= tolerance
+
+    peer.command([0.0, 0.0, 0.25, 0.0, 0.0, -0.125, 0.0])
+    peer.spin_until(lambda: peer.newest("velocity")["joint_3"] > 0.249, "joint_3 moves")
+    start_ns, begin = stamp_ns(peer.states[-1]), peer.newest("position")
+    peer.spin_until(lambda: stamp_ns(peer.states[-1]) - start_ns >= 2 * 10**9, "two seconds of robot time")
+    seconds = (stamp_ns(peer.states[-1]) - start_ns) * 1e-9
+    moved = {name: value - begin[name] for name, value in peer.newest("position").items()}
+    assert moved.pop("joint_3") == pytest.approx(0.25 * seconds, rel=0.01)
+    assert moved.pop("joint_6") == pytest.approx(-0.125 * seconds, rel=0.01)
+    assert max(map(abs, moved.values())) < 0.005
+    assert len(peer.states[-1].effort) == 7
+
+    peer.command([0.0] * 7)
+    peer.spin_until(lambda: abs(peer.newest("velocity")["joint_3"]) < 1e-3, "joint_3 stops")
+
+
+def test_commands_that_cannot_be_meant_are_ignored_and_reported_once(start: Start) -> None:
+    arm, peer = start(load_robot(speed=5.0, shuffle_joint_order=False))
+    assert list(peer.states[0].name) == peer.joints
+    peer.command([0.1] * 7)
+    peer.spin_until(lambda: peer.newest("velocity")["joint_1"] > 0.099, "the arm moves")
+    for bad in ([0.5] * 6, [0.5] * 8, [], [0.5] * 6 + [float("nan")], [float("inf")] * 7):
+        peer.command(bad)
+        peer.spin_for(0.1)
+    peer.spin_until(lambda: "ignored" in arm.log.read_text(), "a line in the log")
+    velocities = [state.velocity[0] for state in peer.states[-50:]]
+    assert max(velocities) < 0.101 and min(velocities) > 0.099
+    errors = [line for line in arm.log.read_text().splitlines() if line.startswith("ERROR")]
+    assert errors == ["ERROR command has 6 values but the arm has 7 joints; ignored (1 so far)"]
+
+
+def test_in_lockstep_each_period_waits_for_the_answer_to_its_state(start: Start) -> None:
+    config = load_robot(speed=0.0, lockstep_timeout_s=5.0, joint_state_rate_hz=20.0)
+    _, peer = start(config)
+    answers: dict[int, float] = {}
+
+    def answer(state: JointState) -> list[float]:
+        """Another velocity for each instant, so that one tick early or late would show."""
+        answers[stamp_ns(state)] = 0.1 * (1 + stamp_ns(state) // PERIOD_NS % 7)
+        return [0.0] * 6 + [answers[stamp_ns(state)] - 0.4]
+
+    peer.command([0.0] * 7)  # the arm sees somebody who commands it
+    peer.answer = answer
+    peer.spin_until(lambda: len(answers) > 300, "300 periods")
+    stamps = [stamp_ns(state) for state in peer.states]
+    checked = 0
+    for state in peer.states[-200:]:
+        asked = answers.get(stamp_ns(state) - PERIOD_NS)
+        if asked is not None:
+            velocity = state.velocity[list(state.name).index("joint_7")]
+            assert velocity == pytest.approx(asked - 0.4, abs=0.005)
+            checked += 1
+    assert checked > 190
+    assert set(np.diff(stamps[-200:])) == {PERIOD_NS}
+
+    # Whoever hears the time of an instant can have its states: they were sent first.
+    states_ns = {ns for topic, ns in peer.heard if topic == "joint_states"}
+    clocks_ns = [ns for topic, ns in peer.heard if topic == "clock"]
+    assert len(clocks_ns) > 200
+    assert set(clocks_ns[-100:-1]) <= states_ns
+
+    peer.answer = lambda state: None
+    peer.spin_for(0.3)
+    count = len(peer.states)
+    peer.spin_for(0.7)  # far less than the timeout: time stands still
+    assert len(peer.states) == count
+    peer.answer = answer
+    peer.command([0.0] * 7)
+    peer.spin_until(lambda: len(peer.states) > count + 20, "time goes on with the next command")
+
+
+def test_in_lockstep_a_silent_controller_does_not_stop_time_for_ever(start: Start) -> None:
+    _, peer = start(load_robot(speed=0.0, lockstep_timeout_s=0.05, joint_state_rate_hz=20.0))
+    peer.command([0.0] * 7)
+    count = len(peer.states)
+    peer.spin_until(lambda: len(peer.states) > count + 20, "20 periods without an answer")
+
+
+def test_an_arm_nobody_commands_runs_in_real_time(start: Start) -> None:
+    _, peer = start(load_robot(speed=0.0, lockstep_timeout_s=1.0))
+    peer.spin_for(0.3)
+    begin_ns, begin_s = stamp_ns(peer.states[-1]), time.monotonic()
+    peer.spin_for(1.0)
+    simulated_s = (stamp_ns(peer.states[-1]) - begin_ns) * 1e-9
+    assert simulated_s == pytest.approx(time.monotonic() - begin_s, rel=0.3)
+
+
+def test_a_speed_is_kept(start: Start) -> None:
+    _, peer = start(load_robot(speed=4.0))
+    peer.command([0.0] * 7)
+    peer.spin_for(0.5)
+    begin_ns, begin_s = stamp_ns(peer.states[-1]), time.monotonic()
+    peer.spin_for(1.5)
+    simulated_s = (stamp_ns(peer.states[-1]) - begin_ns) * 1e-9
+    assert simulated_s == pytest.approx(4.0 * (time.monotonic() - begin_s), rel=0.25)
+    # 100 Hz of robot time, in the robot's own clock.
+    steps = np.diff([stamp_ns(state) for state in peer.states[-50:]])
+    assert (steps % 10_000_000 == 0).all()
+    assert np.median(steps) == 10_000_000  # a busy machine may lose one now and then
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_order(start: Start, number: signal.Signals) -> None:
+    arm, _ = start(load_robot(speed=0.0, lockstep_timeout_s=5.0))
+    assert arm.end(number) == 0
+    assert "Traceback" not in arm.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("sim", "message"),
+    [
+        ({"joint_state_rate_hz": 10.0}, "joint_state_rate_hz must be a whole multiple of control_rate_hz"),
+        ({"joint_state_rate_hz": 50.0}, "joint_state_rate_hz must be a whole multiple .* 2.5 times"),
+        ({"timestep_s": 0.003}, "timestep_s must be a whole multiple of joint_state_rate_hz"),
+    ],
+)
+def test_rates_that_do_not_divide_are_refused(sim: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ArmNode(load_robot(**sim), "arm_7", 0, executor=None)  # type: ignore[arg-type]

@@ -1,0 +1,503 @@
+"""The control loop on a real simulated arm: what it records, what it commands, and when it stops."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fleet.config import FleetConfig, load_fleet
+from fleet.messages import PolicyMessage, TransitionBatch, policy_checksum
+from robot_nodes.control_loop import ControlLoop, NewestPolicy
+from robot_nodes.episode_recorder import EpisodeRecorder
+from robot_nodes.kinematics import Kinematics
+from robot_nodes.policy import NumpyPolicy
+from robot_nodes.sim.mujoco_arm import MujocoArm
+from robot_nodes.tasks.reach import reach_reward
+from robot_nodes.tasks.task import make_task
+
+NQ, NX = 7, 20
+FLEET = load_fleet(
+    "hardware_configs/fleets/sim2.yaml",
+    [
+        "task.episode_s=0.6",  # 12 steps
+        "robots.0.robot.reset.timeout_s=2.0",
+        "robots.0.robot.limits.on_old_policy=hold",
+        "robots.0.robot.limits.max_policy_age_s=5.0",
+    ],
+)
+STEPS = 12
+DT = 0.05
+
+
+def make_policy(version: int = 0, seed: int = 0, std: float = 0.3, gain: float = 1.0) -> NumpyPolicy:
+    """A random network [20, 16, 7]; gain 0 always asks for zero velocity."""
+    rng = np.random.default_rng(seed)
+    arrays = (
+        (gain * rng.normal(0, 0.3, (NX + 1) * 16 + 17 * NQ)).astype("<f4"),
+        np.zeros(NX, "<f4"),
+        np.ones(NX, "<f4"),
+    )
+    spec = make_task(FLEET.task, FLEET.robots[0].robot).spec
+    message = PolicyMessage(
+        run_id="run",
+        version=version,
+        learner_step=version,
+        spec_hash=spec.hash,
+        layer_sizes=[NX, 16, NQ],
+        exploration_std=std,
+        exploration_correlation=0.0,
+        published_ns=0,
+        checksum=policy_checksum(*arrays),
+        parameters=arrays[0],
+        observation_mean=arrays[1],
+        observation_scale=arrays[2],
+    )
+    return NumpyPolicy.from_message(message, spec.hash)
+
+
+@dataclass
+class Tick:
+    """What happened at one tick."""
+
+    phase: str
+    stamp_ns: int
+    q: np.ndarray
+    tool: np.ndarray
+    command: np.ndarray
+
+
+class Robot:
+    """The loop, its arm and everything they did."""
+
+    def __init__(self, evaluate_every: int = 0, fleet: FleetConfig = FLEET, seed: int = 0) -> None:
+        self.config, self.task_config = fleet.robots[0].robot, fleet.task
+        task = make_task(fleet.task, self.config)
+        self.arm = MujocoArm(self.config)
+        self.batches: list[TransitionBatch] = []
+        self.log: list[Tick] = []
+        self.policy: NewestPolicy | None = NewestPolicy(make_policy(), 0.0)
+        self.steady_s = 0.0
+        self.max_velocity = np.array(self.config.limits.max_joint_velocity_rad_s)
+        self.loop = ControlLoop(
+            self.config,
+            task,
+            Kinematics(self.config.urdf, self.config.joints, self.config.tool_link),
+            EpisodeRecorder("robot1", "boot", task.spec, self.batches.append),
+            lambda: self.policy,
+            np.random.default_rng(seed),
+            evaluate_every=evaluate_every,
+        )
+
+    def tick(self, frozen: bool = False) -> np.ndarray:
+        """One tick; with `frozen` the arm does not move."""
+        arm = self.arm
+        q, qd, tool = arm.q.copy(), arm.qd.copy(), arm.tool_position
+        command = self.loop.tick(q, qd, arm.time_ns, self.steady_s).copy()
+        self.log.append(Tick(self.loop.phase, arm.time_ns, q, tool, command))
+        arm.command(np.zeros(NQ) if frozen else command)
+        arm.step(DT)
+        self.steady_s += DT
+        return command
+
+    def tick_until(self, condition: Callable[[], object], limit: int = 1000) -> None:
+        for _ in range(limit):
+            if condition():
+                return
+            self.tick()
+        pytest.fail(f"not within {limit} ticks; the robot is {self.loop.phase}: {self.loop.note}")
+
+    def begin_episode(self, steps: int = 3) -> None:
+        self.tick_until(lambda: self.loop.phase == "episode")
+        for _ in range(steps):
+            self.tick()
+
+    def run_episodes(self, count: int) -> None:
+        self.tick_until(lambda: sum(bool(b.end) for b in self.batches) >= count)
+
+    def episode(self, index: int) -> dict[str, np.ndarray]:
+        """All columns of one episode."""
+        mine = [b for b in self.batches if b.episode == index]
+        names = ("observation", "action", "policy_action", "reward", "next_observation", "terminated",
+                 "truncated", "intervened", "clipped", "policy_version", "stamp_ns")  # fmt: skip
+        return {name: np.concatenate([getattr(b, name) for b in mine]) for name in names}
+
+    def last_batch(self, index: int) -> TransitionBatch:
+        return [b for b in self.batches if b.episode == index][-1]
+
+    def at(self, stamp_ns: int) -> Tick:
+        return next(tick for tick in self.log if tick.stamp_ns == stamp_ns)
+
+
+@pytest.fixture
+def robot() -> Robot:
+    return Robot()
+
+
+@pytest.fixture(scope="module")
+def three_episodes() -> Robot:
+    """Three training episodes with much noise, for tests that only read."""
+    robot = Robot(seed=3)
+    robot.policy = NewestPolicy(make_policy(std=1.0), 0.0)
+    robot.run_episodes(3)
+    return robot
+
+
+# What is recorded ----------------------------------------------------------------------------
+
+
+def test_an_episode_has_its_length_and_only_its_last_row_is_truncated(three_episodes: Robot) -> None:
+    for i in range(3):
+        rows = three_episodes.episode(i)
+        assert rows["truncated"].tolist() == [False] * (STEPS - 1) + [True]
+        assert not rows["terminated"].any() and not rows["intervened"].any()
+        last = three_episodes.last_batch(i)
+        assert last.end == "time_limit" and not last.evaluation
+        assert last.metrics["return"] == pytest.approx(rows["reward"].sum(), abs=1e-4)
+    assert three_episodes.loop.episodes == 3
+    assert len(three_episodes.loop.training_outcomes) == 3
+
+
+def test_rows_are_contiguous_within_an_episode(three_episodes: Robot) -> None:
+    for i in range(3):
+        rows = three_episodes.episode(i)
+        assert np.array_equal(rows["next_observation"][:-1], rows["observation"][1:])
+        assert np.diff(rows["stamp_ns"]).tolist() == [50_000_000] * (STEPS - 1)
+        assert not np.array_equal(rows["observation"][0], rows["observation"][1])
+
+
+def test_the_first_row_begins_where_the_robot_was(three_episodes: Robot) -> None:
+    rows = three_episodes.episode(1)
+    for k in range(STEPS):
+        tick = three_episodes.at(rows["stamp_ns"][k])
+        assert rows["observation"][k, :NQ] == pytest.approx(tick.q, abs=1e-6)
+        assert rows["observation"][k, 14:17] == pytest.approx(tick.tool, abs=1e-6)
+
+
+def test_the_action_is_what_was_executed(three_episodes: Robot) -> None:
+    for i in range(3):
+        rows = three_episodes.episode(i)
+        commands = np.array([three_episodes.at(stamp).command for stamp in rows["stamp_ns"]])
+        assert rows["action"] == pytest.approx(commands / three_episodes.max_velocity, abs=1e-6)
+        assert np.abs(rows["action"]).max() <= 1.0
+        assert np.abs(rows["policy_action"]).max() <= 1.0
+
+
+def test_clipped_says_whether_the_guard_changed_the_action(three_episodes: Robot) -> None:
+    rows = {
+        k: np.concatenate([three_episodes.episode(i)[k] for i in range(3)]) for k in three_episodes.episode(0)
+    }
+    changed = np.abs(rows["action"] - rows["policy_action"]).max(axis=1) > 1e-6
+    assert np.array_equal(rows["clipped"], changed)
+    assert 0 < changed.sum() < len(changed), "this test needs rows of both kinds"
+    assert sum(three_episodes.loop.interventions.values()) >= changed.sum()
+
+
+def test_a_policy_that_stands_still_is_never_clipped(robot: Robot) -> None:
+    robot.policy = NewestPolicy(make_policy(gain=0.0, std=0.0), 0.0)
+    robot.run_episodes(1)
+    rows = robot.episode(0)
+    assert not rows["policy_action"].any()
+    # The first command may still brake from the reset, which the acceleration limit spreads over ticks.
+    assert not rows["clipped"][2:].any() and not rows["action"][2:].any()
+
+
+def test_the_reward_is_that_of_the_state_it_led_to(three_episodes: Robot) -> None:
+    for i in range(3):
+        rows = three_episodes.episode(i)
+        goal = rows["observation"][0, 17:20]
+        assert (rows["next_observation"][:, 17:20] == goal).all()
+        for k in range(STEPS):
+            tool = three_episodes.at(rows["stamp_ns"][k] + 50_000_000).tool  # one tick later
+            distance = float(np.linalg.norm(tool - goal))
+            expected = reach_reward(distance, rows["action"][k], three_episodes.task_config)
+            assert rows["reward"][k] == pytest.approx(expected, abs=1e-5)
+        final = three_episodes.last_batch(i)
+        assert final.metrics["final_distance_m"] == pytest.approx(distance, abs=1e-5)
+        assert final.success == (distance <= 0.05)
+
+
+def test_goals_and_starts_differ_from_episode_to_episode(three_episodes: Robot) -> None:
+    first = np.array([three_episodes.episode(i)["observation"][0] for i in range(3)])
+    assert len(np.unique(first[:, 17:20], axis=0)) == 3
+    assert np.ptp(first[:, :NQ], axis=0).max() > 0.1
+
+
+# Policies ------------------------------------------------------------------------------------
+
+
+def test_training_episodes_swap_at_once(robot: Robot) -> None:
+    robot.begin_episode(steps=4)
+    robot.policy = NewestPolicy(make_policy(version=1, seed=1), 0.0)
+    robot.run_episodes(1)
+    versions = robot.episode(0)["policy_version"]
+    assert versions.tolist() == [0] * 5 + [1] * (STEPS - 5)
+
+
+def test_training_is_noisy_and_as_strong_as_the_policy_says(robot: Robot) -> None:
+    quiet, loud = make_policy(std=0.05), make_policy(std=0.5)
+    for index, policy in enumerate((quiet, loud)):
+        robot.policy = NewestPolicy(policy, 0.0)
+        robot.run_episodes(index + 1)
+    spread = []
+    for index in range(2):
+        rows = robot.episode(index)
+        mean = np.array([quiet.mean_action(x) for x in rows["observation"]])
+        inside = np.abs(rows["policy_action"]) < 1  # what was not clipped to the box
+        spread.append((rows["policy_action"] - mean)[inside].std())
+    assert spread[0] == pytest.approx(0.05, rel=0.3)
+    assert spread[1] > 0.25
+
+
+def test_every_second_episode_evaluates_noise_free_with_one_policy() -> None:
+    robot = Robot(evaluate_every=2)
+    robot.run_episodes(1)
+    robot.begin_episode(steps=3)
+    held = robot.policy
+    robot.policy = NewestPolicy(make_policy(version=1, seed=1), 0.0)
+    robot.run_episodes(4)
+    assert [robot.last_batch(i).evaluation for i in range(4)] == [False, True, False, True]
+    assert held is not None
+    for index, policy in ((1, held.policy), (3, robot.policy.policy)):
+        rows = robot.episode(index)
+        assert rows["policy_version"].tolist() == [policy.version] * STEPS
+        expected = np.array([policy.mean_action(x) for x in rows["observation"]])
+        assert rows["policy_action"] == pytest.approx(expected, abs=1e-6)
+    assert robot.episode(2)["policy_version"].tolist() == [1] * STEPS
+    assert (len(robot.loop.training_outcomes), len(robot.loop.evaluation_outcomes)) == (2, 2)
+
+
+@pytest.mark.parametrize(("every", "expected"), [(0, "TTTT"), (1, "EEEE"), (2, "TETE"), (3, "TTET")])
+def test_which_episodes_evaluate(every: int, expected: str) -> None:
+    robot = Robot(evaluate_every=every)
+    robot.run_episodes(4)
+    assert "".join("E" if robot.last_batch(i).evaluation else "T" for i in range(4)) == expected
+
+
+def test_without_a_policy_it_waits_at_rest(robot: Robot) -> None:
+    robot.policy = None
+    for _ in range(5):
+        assert not robot.tick().any()
+    assert (robot.loop.phase, robot.loop.note) == ("waiting", "for the first policy")
+    robot.policy = NewestPolicy(make_policy(), 0.0)
+    robot.run_episodes(1)
+
+
+def test_an_old_policy_stops_a_robot_that_must_hold(robot: Robot) -> None:
+    robot.begin_episode()
+    robot.steady_s = 6.0
+    assert not robot.tick().any()
+    assert (robot.loop.phase, robot.loop.note) == ("waiting", "policy is 6 s old")
+    rows = robot.episode(0)
+    assert robot.last_batch(0).end == "stopped" and rows["truncated"][-1]
+    for _ in range(3):
+        assert not robot.tick().any()
+    robot.policy = NewestPolicy(make_policy(version=1), robot.steady_s)
+    robot.run_episodes(2)
+    assert robot.episode(1)["policy_version"].tolist() == [1] * STEPS
+
+
+def test_an_old_policy_goes_on_where_the_config_says_so() -> None:
+    fleet = load_fleet("hardware_configs/fleets/sim2.yaml", ["task.episode_s=0.6"])
+    robot = Robot(fleet=fleet)
+    assert robot.config.limits.on_old_policy == "keep_acting"
+    robot.steady_s = 1e6
+    robot.run_episodes(1)
+
+
+# Reset ---------------------------------------------------------------------------------------
+
+
+def test_resets_are_motions_within_the_limits(three_episodes: Robot) -> None:
+    log, limits = three_episodes.log, three_episodes.config.limits
+    commands = np.array([tick.command for tick in log])
+    positions = np.array([tick.q for tick in log])
+    assert {"resetting", "episode"} == {tick.phase for tick in log}
+    assert (np.abs(commands) <= three_episodes.max_velocity).all()
+    change = np.array(limits.max_joint_acceleration_rad_s2) * DT
+    assert (np.abs(np.diff(commands, axis=0)) <= change + 1e-9).all()
+    assert np.abs(np.diff(positions, axis=0)).max() <= three_episodes.max_velocity.max() * DT * 1.02
+    assert positions.min(axis=0) == pytest.approx(np.maximum(positions.min(axis=0), limits.position_low_rad))
+
+
+def test_episodes_start_near_home_and_almost_at_rest(three_episodes: Robot) -> None:
+    reset = three_episodes.config.reset
+    for i in range(3):
+        first = three_episodes.episode(i)["observation"][0]
+        offset = np.abs(first[:NQ] - reset.home_rad)
+        assert offset.max() <= reset.randomise_rad + reset.tolerance_rad
+        assert np.abs(first[NQ : 2 * NQ]).max() < reset.gain_per_s * reset.tolerance_rad
+
+
+def test_a_reset_that_does_not_arrive_is_a_fault(robot: Robot, caplog: pytest.LogCaptureFixture) -> None:
+    robot.arm.reset(np.array(robot.config.reset.home_rad) + 0.5)
+    with caplog.at_level(logging.ERROR):
+        ticks = 0
+        while robot.loop.phase != "fault" and ticks < 100:
+            command = robot.tick(frozen=True)
+            ticks += 1
+    assert ticks == 41  # more than timeout_s = 2.0
+    assert not command.any()
+    assert robot.loop.note.startswith("reset took more than 2 s: joint_")
+    assert "rad from home" in caplog.text
+    robot.loop.resume("by the test")
+    robot.run_episodes(1)
+
+
+# Being told ----------------------------------------------------------------------------------
+
+
+def test_pause_ends_the_episode_and_resume_goes_on(robot: Robot) -> None:
+    robot.begin_episode(steps=5)
+    robot.loop.pause("by the operator")
+    for _ in range(3):
+        assert not robot.tick().any()
+    assert (robot.loop.phase, robot.loop.note) == ("paused", "by the operator")
+    rows = robot.episode(0)
+    assert robot.last_batch(0).end == "stopped" and not robot.last_batch(0).success
+    assert len(rows["reward"]) == 5, "the step under way has no outcome and is not recorded"
+    assert rows["truncated"].tolist() == [False] * 4 + [True]
+    robot.loop.resume("by the operator")
+    robot.run_episodes(2)
+    assert len(robot.episode(1)["reward"]) == STEPS
+    assert np.array_equal(robot.episode(1)["next_observation"][:-1], robot.episode(1)["observation"][1:])
+
+
+def test_seq_has_no_gap_over_a_pause(robot: Robot) -> None:
+    robot.begin_episode(steps=5)
+    robot.loop.pause("")
+    robot.tick()
+    robot.loop.resume("")
+    robot.run_episodes(3)
+    ends = np.cumsum([batch.rows for batch in robot.batches])
+    assert [batch.first_seq for batch in robot.batches] == [0, *ends[:-1].tolist()]
+
+
+def test_a_pause_during_a_reset_leaves_no_episode(robot: Robot) -> None:
+    robot.arm.reset(np.array(robot.config.reset.home_rad) + 0.8)
+    robot.tick()
+    assert robot.loop.phase == "resetting"
+    robot.loop.pause("")
+    assert not robot.tick().any()
+    assert robot.batches == []
+
+
+def test_a_fault_is_latched_until_resumed(robot: Robot) -> None:
+    robot.begin_episode()
+    robot.loop.fault("drive 3 is hot")
+    assert not robot.tick().any()
+    robot.loop.pause("by the operator")
+    assert (robot.loop.phase, robot.loop.note) == ("fault", "drive 3 is hot"), "a pause must not hide a fault"
+    assert robot.last_batch(0).end == "fault"
+    robot.loop.resume("")
+    assert robot.loop.phase == "waiting"
+    robot.run_episodes(2)
+
+
+def test_an_estop_survives_everything_but_its_reset(robot: Robot) -> None:
+    robot.begin_episode()
+    robot.loop.estop("by the operator")
+    robot.loop.resume("")
+    robot.loop.pause("")
+    robot.loop.fault("")
+    robot.loop.lose_state("")
+    for _ in range(3):
+        assert not robot.tick().any()
+    assert (robot.loop.phase, robot.loop.note) == ("estopped", "by the operator")
+    assert robot.last_batch(0).end == "fault"
+    robot.loop.reset_estop("cleared at the robot")
+    assert robot.loop.phase == "paused"
+    assert not robot.tick().any()
+    robot.loop.resume("")
+    robot.run_episodes(2)
+
+
+@pytest.mark.parametrize("phase", ["waiting", "episode", "paused", "fault"])
+def test_only_an_estop_is_reset_by_reset_estop(robot: Robot, phase: str) -> None:
+    if phase == "episode":
+        robot.begin_episode()
+    elif phase != "waiting":
+        getattr(robot.loop, {"paused": "pause", "fault": "fault"}[phase])("")
+    robot.loop.reset_estop("")
+    assert robot.loop.phase == phase
+
+
+@pytest.mark.parametrize("where", ["q", "qd"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_joint_states_that_are_no_numbers_are_a_fault(
+    robot: Robot, caplog: pytest.LogCaptureFixture, where: str, value: float
+) -> None:
+    robot.begin_episode()
+    reading: dict[str, Any] = {"q": robot.arm.q.copy(), "qd": robot.arm.qd.copy()}
+    reading[where][2] = value
+    with caplog.at_level(logging.ERROR):
+        for _ in range(20):
+            assert not robot.loop.tick(**reading, stamp_ns=robot.arm.time_ns, steady_s=0.0).any()
+    assert robot.loop.phase == "fault" and "not finite" in robot.loop.note
+    assert robot.last_batch(0).end == "fault"
+    assert len(caplog.records) == 1, "told once, not twenty times a second"
+    assert all(np.isfinite(column).all() for column in robot.episode(0).values())
+
+
+def test_lost_joint_states_stop_and_then_go_on_where_the_config_says_wait(robot: Robot) -> None:
+    assert robot.config.limits.on_stale_state == "wait"
+    robot.begin_episode()
+    robot.loop.lose_state("joint states are 0.30 s old")
+    assert (robot.loop.phase, robot.loop.note) == ("waiting", "joint states are 0.30 s old")
+    assert robot.last_batch(0).end == "fault"
+    robot.run_episodes(2)
+    assert len(robot.episode(1)["reward"]) == STEPS
+
+
+def test_lost_joint_states_latch_a_fault_where_the_config_says_latch() -> None:
+    fleet = load_fleet(
+        "hardware_configs/fleets/sim2.yaml",
+        ["task.episode_s=0.6", "robots.0.robot.limits.on_stale_state=latch"],
+    )
+    robot = Robot(fleet=fleet)
+    robot.begin_episode()
+    robot.loop.lose_state("joint states are 0.30 s old")
+    assert (robot.loop.phase, robot.last_batch(0).end) == ("fault", "fault")
+    assert not robot.tick().any()
+
+
+def test_losing_joint_states_while_paused_changes_nothing(robot: Robot) -> None:
+    robot.loop.pause("by the operator")
+    robot.loop.lose_state("old")
+    assert (robot.loop.phase, robot.loop.note) == ("paused", "by the operator")
+
+
+def test_a_full_queue_stops_the_robot_before_the_next_step(robot: Robot) -> None:
+    robot.begin_episode(steps=5)
+    robot.loop.blocked = "experience queue is full"
+    assert not robot.tick().any()
+    assert (robot.loop.phase, robot.loop.note) == ("waiting", "experience queue is full")
+    assert len(robot.episode(0)["reward"]) == 6, "the step before it is complete and kept"
+    for _ in range(3):
+        assert not robot.tick().any()
+    robot.loop.blocked = ""
+    robot.run_episodes(2)
+
+
+def test_commands_after_a_stop_begin_from_rest(robot: Robot) -> None:
+    robot.policy = NewestPolicy(make_policy(std=1.0), 0.0)
+    robot.begin_episode(steps=6)
+    robot.loop.pause("")
+    robot.tick()
+    robot.loop.resume("")
+    command = robot.tick()
+    limit = np.array(robot.config.limits.max_joint_acceleration_rad_s2) * DT
+    assert (np.abs(command) <= limit + 1e-9).all()
+
+
+def test_late_ticks_are_counted_only_in_episodes(robot: Robot) -> None:
+    robot.begin_episode(steps=2)
+    before = robot.loop.late_ticks
+    robot.arm.step(2 * DT)
+    robot.tick()
+    assert robot.loop.late_ticks == before + 1
+    assert robot.loop.ticks == len(robot.log)
