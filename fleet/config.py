@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import Self
 
 PACKAGED_CONFIGS = Path(__file__).resolve().parent.parent / "hardware_configs"
@@ -23,7 +31,20 @@ NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Vector3 = tuple[float, float, float]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-Endpoint = Annotated[str, Field(pattern=r"^tcp://(\[[0-9a-f:]+\]|[\w.\-*]+):(\d{1,5}|\*)$")]
+
+
+def _port_exists(endpoint: str) -> str:
+    port = endpoint.rpartition(":")[2]
+    if port != "*" and not 0 < int(port) < 2**16:
+        raise ValueError(f"port {port} must be 1 to 65535")
+    return endpoint
+
+
+Endpoint = Annotated[
+    str,
+    Field(pattern=r"^tcp://(\[[0-9a-f:]+\]|[\w.\-*]+):(\d{1,5}|\*)$"),
+    AfterValidator(_port_exists),
+]
 
 
 class ConfigError(ValueError):

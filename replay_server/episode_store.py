@@ -91,7 +91,7 @@ class EpisodeStore:
         self,
         run_dir: Path,
         *,
-        max_backlog: int = 256,
+        max_backlog: int = 1024,
         retry_s: float = 1.0,
         write: Callable[[Path, Episode], Path] = write_episode,
     ) -> None:

@@ -105,6 +105,7 @@ class ControlLoop:
         self.ticks = 0
         self.late_ticks = 0
         self.episodes = 0
+        self.guarded_commands = 0
         self.interventions: dict[str, int] = {}
         self.training_outcomes: deque[bool] = deque(maxlen=20)
         self.evaluation_outcomes: deque[bool] = deque(maxlen=20)
@@ -278,6 +279,7 @@ class ControlLoop:
             jacobian=self._kinematics.jacobian(state.q),
         )
         self._command, interventions = guard(velocity, guard_state, self._limits, self._dt)
+        self.guarded_commands += interventions.any
         for name in interventions.names:
             self.interventions[name] = self.interventions.get(name, 0) + 1
         return interventions.any

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_MS = 10
 _HELLO_PERIOD_S = 1.0
+_HELLO_AGAIN_PERIOD_S = 2.0  # a restarted server knows an idle robot, and has commands for it, only by hello
 _ACK_TIMEOUT_S = 2.0
 _HEARTBEAT_PERIOD_S = 0.5
 
@@ -71,10 +72,12 @@ class ExperienceSender:
         self._queued_rows = 0
         self._server_boot_id = ""
         self._last_progress_s = self._last_hello_s = self._last_heartbeat_s = float("-inf")
+        self._heartbeat_error = ""
         self._closing = threading.Event()
         self._deadline_s = float("inf")
         self._thread = threading.Thread(target=self._run, name="experience-sender", daemon=True)
         self.refusal = ""  # why the server will not have this robot; empty when it will
+        self.refused_rows = ""  # why it will not have the oldest rows: the robot must stop until it does
         self.acked_rows = 0
 
     def start(self) -> None:
@@ -97,6 +100,13 @@ class ExperienceSender:
     def queued_rows(self) -> int:
         """Rows that no server has acknowledged yet."""
         return self._queued_rows
+
+    @property
+    def blocked(self) -> str:
+        """Why the robot must not take another step; empty when it may."""
+        if self.full:
+            return "experience queue is full: is the replay server up?"
+        return self.refusal or self.refused_rows
 
     @property
     def full(self) -> bool:
@@ -130,11 +140,11 @@ class ExperienceSender:
         return not self._unacked or bool(self.refusal) or time.monotonic() > self._deadline_s
 
     def _send(self, socket: zmq.Socket[bytes], now_s: float) -> None:
-        silent = self._in_flight and now_s - self._last_progress_s > _ACK_TIMEOUT_S
-        if (not self._server_boot_id or silent) and now_s - self._last_hello_s > _HELLO_PERIOD_S:
-            if silent and self._server_boot_id:
-                logger.warning("replay server %s is silent; saying hello again", self._endpoint)
-                self._server_boot_id = ""
+        if self._server_boot_id and self._in_flight and now_s - self._last_progress_s > _ACK_TIMEOUT_S:
+            logger.warning("replay server %s is silent; saying hello again", self._endpoint)
+            self._server_boot_id = ""
+        period_s = _HELLO_AGAIN_PERIOD_S if self._server_boot_id else _HELLO_PERIOD_S
+        if now_s - self._last_hello_s > period_s:
             self._last_hello_s = now_s
             hello = Hello(
                 role="robot",
@@ -159,10 +169,9 @@ class ExperienceSender:
             self._in_flight += 1
 
     def _send_heartbeat(self, socket: zmq.Socket[bytes]) -> None:
-        state, stats = self._heartbeat()
-        self._try_send(
-            socket,
-            encode(
+        try:
+            state, stats = self._heartbeat()
+            frame = encode(
                 Heartbeat(
                     role="robot",
                     process_id=self._robot_id,
@@ -171,8 +180,13 @@ class ExperienceSender:
                     stamp_ns=time.time_ns(),
                     stats=stats,
                 )
-            ),
-        )
+            )
+        except Exception as error:  # a defect in what is only shown must not end the flow of rows
+            if str(error) != self._heartbeat_error:
+                logger.exception("no heartbeat can be sent")
+                self._heartbeat_error = str(error)
+            return
+        self._try_send(socket, frame)
 
     @staticmethod
     def _try_send(socket: zmq.Socket[bytes], frame: bytes) -> bool:
@@ -196,22 +210,26 @@ class ExperienceSender:
     def _handle(self, message: Message) -> None:
         match message:
             case Welcome():
+                self._acknowledge(message.durable_seq)
                 if message.server_boot_id != self._server_boot_id:
                     logger.info("connected to replay server %s, run %s", self._endpoint, message.run_id)
+                    self._in_flight = 0  # what was under way may be lost: the server drops duplicates
                 self._server_boot_id, self.refusal = message.server_boot_id, ""
-                self._acknowledge(message.durable_seq)
-                self._in_flight = 0  # what was under way may be lost: the server drops duplicates
             case Ack(robot_id=self._robot_id, boot_id=self._boot_id):
                 self._acknowledge(message.durable_seq)
             case FleetCommand():
                 self._on_command(message)
             case Refusal(request="TransitionBatch"):
-                logger.warning("replay server refused a batch: %s", message.reason)
-                self._server_boot_id = ""
-            case Refusal():
+                self._server_boot_id = ""  # it may have restarted: hello, then the same rows again
+                if "say hello first" not in message.reason and message.reason != self.refused_rows:
+                    logger.error("replay server %s refuses rows: %s", self._endpoint, message.reason)
+                    self.refused_rows = message.reason
+            case Refusal(request="Hello"):
                 if message.reason != self.refusal:
                     logger.error("replay server %s refuses this robot: %s", self._endpoint, message.reason)
                 self.refusal = message.reason
+            case Refusal():
+                logger.warning("replay server refused a %s: %s", message.request, message.reason)
             case _:
                 logger.warning("unexpected %s from %s", type(message).__name__, self._endpoint)
 
@@ -225,4 +243,5 @@ class ExperienceSender:
                 self._in_flight = max(0, self._in_flight - 1)
                 self._queued_rows -= batch.rows
                 self.acked_rows += batch.rows
+                self.refused_rows = ""
                 self._last_progress_s = time.monotonic()

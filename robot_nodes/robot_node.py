@@ -160,9 +160,7 @@ class RobotNode(LifecycleNode):
             self._loop.lose_state(f"joint states are {age_s:.2f} s old")
             self._publish_zero()
             return
-        self._loop.blocked = self._sender.refusal or (
-            "experience queue is full: is the replay server up?" if self._sender.full else ""
-        )
+        self._loop.blocked = self._sender.blocked
         velocity = self._loop.tick(self._reading.q, self._reading.qd, self._reading.stamp_ns, started_s)
         self._message.data = velocity.tolist()
         self._publisher.publish(self._message)
@@ -228,7 +226,7 @@ class RobotNode(LifecycleNode):
             "robot/episodes": loop.episodes,
             "robot/success_rate": _rate(loop.training_outcomes),
             "robot/evaluation_success_rate": _rate(loop.evaluation_outcomes),
-            "robot/interventions": sum(loop.interventions.values()),
+            "robot/interventions": loop.guarded_commands,
             "robot/late_ticks": loop.late_ticks,
             "robot/bad_joint_states": self._bad_joint_states,
             "robot/policy_version": newest.policy.version if newest else -1,

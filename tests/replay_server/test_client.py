@@ -92,7 +92,9 @@ def test_a_tail_in_flight_does_not_block_and_survives_other_requests(fleet, conn
         client = connect(it.endpoint)
         client.begin_tail(2, 3)
         assert client.status().stats["replay/rows_inserted"] == 6
-        reply = client.poll_tail()
+        begun = time.monotonic()
+        reply = client.poll_tail(wait_s=5.0)
+        assert time.monotonic() - begun < 2.0, "a reply that is here already is not waited for"
         assert reply is not None, "it came while status was waited for: answers come in order"
         assert reply.reward.tolist() == [2, 3, 4]
         with pytest.raises(ReplayError, match="begin_tail first"):

@@ -13,7 +13,7 @@ import zmq
 
 from fleet.codec import encode
 from fleet.config import ReplayServerConfig
-from fleet.messages import Ack, Refusal, Status, StatusRequest, TailRequest, Welcome
+from fleet.messages import MAX_FRAME_BYTES, Ack, Refusal, Status, StatusRequest, TailRequest, Welcome
 from fleet.sockets import AddressInUseError, InsecureBindError
 from replay_server.episode_store import StoreError, list_episodes, read_episode
 from replay_server.server import run_replay_server
@@ -144,7 +144,7 @@ def test_a_frame_above_the_limit_ends_that_connection_only(fleet) -> None:
                 received = raw.recv(4096)
                 assert received, answer
                 answer += received
-            raw.sendall(b"\x02" + struct.pack(">Q", 2**40))  # the head of a frame of one terabyte
+            raw.sendall(b"\x02" + struct.pack(">Q", MAX_FRAME_BYTES + 1))  # the head of a frame
             while raw.recv(4096):  # ends when the server hangs up
                 pass
         peer = it.peer()

@@ -21,15 +21,14 @@ from robot_nodes.tasks.reach import reach_reward
 from robot_nodes.tasks.task import make_task
 
 NQ, NX = 7, 20
-FLEET = load_fleet(
-    "hardware_configs/fleets/sim2.yaml",
-    [
-        "task.episode_s=0.6",  # 12 steps
-        "robots.0.robot.reset.timeout_s=2.0",
-        "robots.0.robot.limits.on_old_policy=hold",
-        "robots.0.robot.limits.max_policy_age_s=5.0",
-    ],
-)
+
+
+def fleet_with(*overrides: str) -> FleetConfig:
+    lines = ["task.episode_s=0.6", "robots.0.robot.reset.timeout_s=2.0"]  # 12 steps
+    return load_fleet("hardware_configs/fleets/sim2.yaml", [*lines, *overrides])
+
+
+FLEET = fleet_with()
 STEPS = 12
 DT = 0.05
 
@@ -140,10 +139,11 @@ def robot() -> Robot:
 
 @pytest.fixture(scope="module")
 def three_episodes() -> Robot:
-    """Three training episodes with much noise, for tests that only read."""
+    """Three training episodes, one of them wilder than the guard allows, for tests that only read."""
     robot = Robot(seed=3)
-    robot.policy = NewestPolicy(make_policy(std=1.0), 0.0)
-    robot.run_episodes(3)
+    for i, policy in enumerate((make_policy(std=1.0), make_policy(gain=0.1, std=0.1), make_policy())):
+        robot.policy = NewestPolicy(policy, 0.0)
+        robot.run_episodes(i + 1)
     return robot
 
 
@@ -287,7 +287,9 @@ def test_without_a_policy_it_waits_at_rest(robot: Robot) -> None:
     robot.run_episodes(1)
 
 
-def test_an_old_policy_stops_a_robot_that_must_hold(robot: Robot) -> None:
+def test_an_old_policy_stops_a_robot_that_must_hold() -> None:
+    limits = "robots.0.robot.limits"
+    robot = Robot(fleet=fleet_with(f"{limits}.on_old_policy=hold", f"{limits}.max_policy_age_s=5.0"))
     robot.begin_episode()
     robot.steady_s = 6.0
     assert not robot.tick().any()
@@ -301,9 +303,7 @@ def test_an_old_policy_stops_a_robot_that_must_hold(robot: Robot) -> None:
     assert robot.episode(1)["policy_version"].tolist() == [1] * STEPS
 
 
-def test_an_old_policy_goes_on_where_the_config_says_so() -> None:
-    fleet = load_fleet("hardware_configs/fleets/sim2.yaml", ["task.episode_s=0.6"])
-    robot = Robot(fleet=fleet)
+def test_an_old_policy_goes_on_where_the_config_says_so(robot: Robot) -> None:
     assert robot.config.limits.on_old_policy == "keep_acting"
     robot.steady_s = 1e6
     robot.run_episodes(1)
@@ -454,11 +454,7 @@ def test_lost_joint_states_stop_and_then_go_on_where_the_config_says_wait(robot:
 
 
 def test_lost_joint_states_latch_a_fault_where_the_config_says_latch() -> None:
-    fleet = load_fleet(
-        "hardware_configs/fleets/sim2.yaml",
-        ["task.episode_s=0.6", "robots.0.robot.limits.on_stale_state=latch"],
-    )
-    robot = Robot(fleet=fleet)
+    robot = Robot(fleet=fleet_with("robots.0.robot.limits.on_stale_state=latch"))
     robot.begin_episode()
     robot.loop.lose_state("joint states are 0.30 s old")
     assert (robot.loop.phase, robot.last_batch(0).end) == ("fault", "fault")
