@@ -94,17 +94,16 @@ def replay_server(
     """Store the experience of all robots and serve it to the learner."""
     _log_to_stderr()
     with _clear_errors():
+        from replay_server.episode_store import StoreError
         from replay_server.server import run_replay_server
 
         fleet = load_fleet(config, overrides or ())
         run_dir.mkdir(parents=True, exist_ok=True)
-        run_replay_server(
-            fleet.replay_server,
-            run_dir,
-            RunFolder(run_dir).run_id(),
-            stop_on_signals(),
-            on_ready=notify_ready,
-        )
+        run_id = RunFolder(run_dir).run_id()
+        try:
+            run_replay_server(fleet.replay_server, run_dir, run_id, stop_on_signals(), on_ready=notify_ready)
+        except StoreError as error:
+            _fail(str(error), EXIT_CONFIG)
 
 
 @app.command()
@@ -202,14 +201,14 @@ def _ask_server(config: Path, overrides: list[str] | None) -> tuple[FleetConfig,
 def status(config: ConfigPath, overrides: Overrides = None, as_json: Json = False) -> None:
     """Show every robot, the replay server and the learner of a running fleet."""
     from fleet.live_screen import Progress, render
-    from replay_server.client import ReplayTimeout
+    from replay_server.client import ReplayError
 
     with _clear_errors():
         fleet, client = _ask_server(config, overrides)
         try:
             with client:
                 answer = client.status()
-        except ReplayTimeout as error:
+        except ReplayError as error:
             _fail(str(error), 1)
         if as_json:
             _print_json(asdict(answer))
@@ -219,14 +218,14 @@ def status(config: ConfigPath, overrides: Overrides = None, as_json: Json = Fals
 
 
 def _command(kind: str, config: Path, target: str, reason: str, overrides: list[str] | None) -> None:
-    from replay_server.client import ReplayRefused, ReplayTimeout
+    from replay_server.client import ReplayError
 
     with _clear_errors():
         _, client = _ask_server(config, overrides)
         try:
             with client:
                 receipt = client.command(kind, target, reason)
-        except (ReplayTimeout, ReplayRefused) as error:
+        except ReplayError as error:
             _fail(str(error), 1)
     Console().print(f"{kind}: passed to {', '.join(receipt.delivered_to) or 'nobody: no robot is connected'}")
 
@@ -275,15 +274,24 @@ def evaluate(
     from robot_nodes.policy import PolicyError
     from robot_nodes.policy_file import newest_policy_file, read_policy
     from robot_nodes.sim.evaluation import evaluate_policy, write_film
+    from robot_nodes.sim.rollout import RolloutError
 
     with _clear_errors():
         fleet = RunFolder(run).load()
+        entry = fleet.entry(robot or fleet.robots[0].id)
+        if entry.robot.sim is None:
+            _fail(
+                f"{entry.id} is real hardware (no sim group in its config): only a simulated robot can be "
+                "evaluated",
+                EXIT_CONFIG,
+            )
         try:
             message = read_policy(newest_policy_file(RunFolder(run).checkpoints))
+            result = evaluate_policy(fleet, message, episodes, seed, entry.id, Console(stderr=True))
         except PolicyError as error:
             _fail(str(error), EXIT_CONFIG)
-        console = Console(stderr=True)
-        result = evaluate_policy(fleet, message, episodes, seed, robot or fleet.robots[0].id, console)
+        except RolloutError as error:
+            _fail(f"{entry.id}: {error}", 1)
         if film:
             write_film(fleet, result, film)
     if as_json:

@@ -106,9 +106,10 @@ def plot_learning_curve(episodes: Sequence[EpisodeInfo], path: Path, goal: float
             minutes, _rolling(distance, np.median), color="tab:blue", label=f"median of the last {_WINDOW}"
         )
         bottom.scatter(minutes, distance, s=12, color="tab:gray", alpha=0.5, label="one episode")
-        per_minute = rows[finished[-1]] / max(float(minutes[-1]), 1e-9)
-        axis = top.secondary_xaxis("top", functions=(lambda m: m * per_minute, lambda n: n / per_minute))
-        axis.set_xlabel("transitions, at the mean rate")
+        if minutes[-1] > 0:
+            per_minute = rows[finished[-1]] / minutes[-1]
+            axis = top.secondary_xaxis("top", functions=(lambda m: m * per_minute, lambda n: n / per_minute))
+            axis.set_xlabel("transitions, at the mean rate")
     if goal is not None:
         top.axhline(100 * goal, color="black", linewidth=0.8, linestyle="--", label="goal")
     top.set(ylabel="success (%)", ylim=(-5, 105), title="Noise-free evaluation episodes")

@@ -112,6 +112,7 @@ class RobotNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the control loop on ROS time and its watchdog on wall time."""
+        self._loop.resume("node activated")
         self._timers_running = [
             self.create_timer(1.0 / self._robot.control_rate_hz, self._on_tick),
             self.create_timer(_WATCH_PERIOD_S, self._on_watch, clock=Clock(clock_type=ClockType.STEADY_TIME)),

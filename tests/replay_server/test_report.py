@@ -108,10 +108,12 @@ def test_a_restarted_robot_counts_from_zero_again(tmp_path: Path, store: Store) 
 
 def info(number: int, **changes: Any) -> EpisodeInfo:
     facts: dict[str, Any] = {
-        "run_id": "run", "robot_id": "arm1", "boot_id": "b0", "episode": number, "rows": 80, "first_seq": 80 * number,
-        "last_seq": 80 * number + 79, "first_cursor": 80 * number, "last_cursor": 80 * number + 79,
-        "received_ns": 10**18 + number * 4 * 10**9, "spec_hash": "x", "policy_version": number, "evaluation": True,
-        "end": "time_limit", "success": number > 20, "metrics": {"final_distance_m": 1 / (number + 1)}, "complete": True,
+        "run_id": "run", "robot_id": "arm1", "boot_id": "b0", "episode": number, "rows": 80,
+        "first_seq": 80 * number, "last_seq": 80 * number + 79,
+        "first_cursor": 80 * number, "last_cursor": 80 * number + 79,
+        "received_ns": 10**18 + number * 4 * 10**9, "spec_hash": "x", "policy_version": number,
+        "evaluation": True, "end": "time_limit", "success": number > 20, "complete": True,
+        "metrics": {"final_distance_m": 1 / (number + 1)},
     }  # fmt: skip
     return EpisodeInfo(**(facts | changes))
 
