@@ -30,7 +30,7 @@ setup(
     # Not in setup.cfg: there setuptools turns it into an object that colcon cannot read back.
     python_requires=">=3.10",
     # The configs are data without __init__.py, yet listed as packages: so they are installed beside
-    # the fleet package, where fleet.config.PACKAGED_CONFIGS finds them in a checkout as in site-packages.
+    # the fleet package, where fleet/config_file.py finds them in a checkout as in site-packages.
     packages=[*code, *(".".join(folder.parts) for folder in config_folders)],
     package_data={"": ["py.typed"], **{".".join(folder.parts): ["*"] for folder in config_folders}},
     data_files=sorted(shared.items()),

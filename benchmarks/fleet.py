@@ -30,8 +30,9 @@ ROOT = Path(__file__).resolve().parent.parent
 # `fleet` is the package and not this script, however the script was started.
 sys.path[:] = [str(ROOT), *(path for path in sys.path if path != str(ROOT / "benchmarks"))]
 
-from benchmarks.table import show
-from fleet.config import FleetConfig, load_fleet
+from benchmarks.common.table import show
+from fleet.config import FleetConfig
+from fleet.config_file import load_fleet
 from fleet.live_screen import stats_of
 from fleet.messages import Status
 from fleet.node_specs import node_specs, ros_environment

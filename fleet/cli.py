@@ -15,7 +15,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fleet.config import ConfigError, FleetConfig, load_fleet
+from fleet.config import ConfigError, FleetConfig
+from fleet.config_file import load_fleet
 from fleet.ready import EXIT_CONFIG, notify_ready, stop_on_signals
 from fleet.run_folder import RunFolder, create_run_folder
 
@@ -227,7 +228,11 @@ def _command(kind: str, config: Path, target: str, reason: str, overrides: list[
                 receipt = client.command(kind, target, reason)
         except ReplayError as error:
             _fail(str(error), 1)
-    Console().print(f"{kind}: passed to {', '.join(receipt.delivered_to) or 'nobody: no robot is connected'}")
+    if not receipt.delivered_to and kind != "stop":  # a stop is for the whole run, robots or not
+        _fail(f"{kind} reached nobody: no robot is connected to this replay server", 1)
+    Console().print(
+        f"{kind}: passed to {', '.join(receipt.delivered_to) or 'the run, no robot is connected'}"
+    )
 
 
 Target = Annotated[str, typer.Option("--robot", help="One robot's id; default: all.")]

@@ -129,7 +129,7 @@ def _servers(status: Status, progress: Progress) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(ratio=1)
     replay = status.stats
-    duplicates = replay.get("replay/duplicates_dropped", 0)
+    duplicates, lost = replay.get("replay/duplicates_dropped", 0), replay.get("replay/rows_lost", 0)
     table.add_row(
         "replay server",
         _items(
@@ -137,6 +137,7 @@ def _servers(status: Status, progress: Progress) -> Table:
             f"{replay.get('replay/rows_per_s', 0):,.0f} rows/s",
             f"{replay.get('replay/episodes_stored', 0):,} episodes stored",
             f"{duplicates:,} duplicates dropped" if duplicates else "",
+            Text(f"{lost:,} rows LOST", style="bold red") if lost else "",
         ),
     )
     for process in _of_role(status, "learner"):

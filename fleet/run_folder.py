@@ -8,7 +8,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet.config import ConfigError, FleetConfig, load_fleet, save_fleet
+from fleet.config import ConfigError, FleetConfig
+from fleet.config_file import load_fleet, save_fleet
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

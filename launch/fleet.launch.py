@@ -13,7 +13,7 @@ from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction
 from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 
-from fleet.config import load_fleet
+from fleet.config_file import load_fleet
 from fleet.node_specs import NodeSpec, node_specs
 from fleet.ready import EXIT_CONFIG
 from fleet.run_folder import create_run_folder

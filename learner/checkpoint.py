@@ -1,6 +1,6 @@
 """Everything a run needs to go on from where it was, as one folder per checkpoint.
 
-    checkpoints/00000123/state.pt      tensors, counters, generators: torch, loaded with weights_only
+    checkpoints/00000123/state.npz     arrays, and the rest as JSON in its `facts`; no pickle
     checkpoints/00000123/policy.pnaf   the PolicyMessage frame, for robot_nodes/policy_file.py
 
 A checkpoint is written beside its place, fsynced and renamed: it is whole or absent.
@@ -8,12 +8,14 @@ A checkpoint is written beside its place, fsynced and renamed: it is whole or ab
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 
 from fleet.codec import encode
@@ -22,6 +24,7 @@ from fleet.spaces import SpaceError, SpaceSpec
 from learner.trainer import Trainer
 
 FORMAT = 1
+STATE_FILE = "state.npz"
 
 
 class CheckpointError(RuntimeError):
@@ -53,30 +56,29 @@ def save_checkpoint(
     Raises:
         CheckpointError: The disk refuses.
     """
-    state: dict[str, Any] = {
+    facts = {
         "format": FORMAT,
         "spec": trainer.spec.to_json(),
         "hidden_sizes": list(trainer.shape.hidden_sizes),
         "off_diagonal": trainer.shape.off_diagonal,
         "updates": trainer.updates,
-        "network": trainer.network.flat.detach().cpu(),
-        "target": trainer.target.cpu(),
-        "optimiser": trainer.optimiser.state(),
         "normaliser": trainer.normaliser.state(),
-        "generator": trainer.generator.get_state().cpu(),
         "run_id": progress.run_id,
         "policy_version": progress.policy_version,
         "cursor": progress.cursor,
         "rows": progress.rows,
+        "optimiser_steps": trainer.optimiser.steps,
     }
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in _tensors(trainer).items()}
+    arrays["generator"] = trainer.generator.get_state().cpu().numpy()
     final = folder / f"{trainer.updates:010d}"
     temporary = folder / f".{final.name}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        with (temporary / "state.pt").open("wb") as file:
-            torch.save(state, file)
+        with (temporary / STATE_FILE).open("wb") as file:
+            np.savez(file, facts=np.array(json.dumps(facts)), **arrays)  # type: ignore[arg-type]
             _sync(file)
         with (temporary / "policy.pnaf").open("wb") as file:
             file.write(encode(policy))
@@ -96,7 +98,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints in a folder, oldest first."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.name.isdigit() and (path / "state.pt").is_file())
+    return sorted(path for path in folder.iterdir() if path.name.isdigit() and (path / STATE_FILE).is_file())
 
 
 def load_checkpoint(path: Path, trainer: Trainer) -> Progress:
@@ -117,12 +119,12 @@ def load_checkpoint(path: Path, trainer: Trainer) -> Progress:
                 f"{path}: (hidden_sizes, off_diagonal) is {theirs} there and {mine} in this config"
             )
         with torch.no_grad():
-            trainer.network.flat.copy_(state["network"])
-            trainer.target.copy_(state["target"])
-        trainer.optimiser.load_state(state["optimiser"])
+            for name, tensor in _tensors(trainer).items():
+                tensor.copy_(torch.from_numpy(state[name]))
+        trainer.optimiser.steps = int(state["optimiser_steps"])
         trainer.normaliser.load_state(state["normaliser"])
         trainer.refresh_normaliser()
-        trainer.generator.set_state(state["generator"])
+        trainer.generator.set_state(torch.from_numpy(state["generator"]))
         trainer.updates = int(state["updates"])
         return Progress(
             run_id=str(state["run_id"]),
@@ -136,17 +138,30 @@ def load_checkpoint(path: Path, trainer: Trainer) -> Progress:
         raise CheckpointError(f"{path}: is not a checkpoint of this program: {error!r}") from error
 
 
+def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """The trainer's tensors, by the names they have in the file."""
+    return {
+        "network": trainer.network.flat,
+        "target": trainer.target,
+        "adam_first": trainer.optimiser.first,
+        "adam_second": trainer.optimiser.second,
+    }
+
+
 def _read_state(path: Path) -> dict[str, Any]:
-    file = path / "state.pt"
+    file = path / STATE_FILE
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+            state = dict(arrays)
+        state |= json.loads(str(state.pop("facts")))
     except FileNotFoundError:
         raise CheckpointError(f"{file}: no such checkpoint") from None
     except Exception as error:  # a damaged file raises many kinds
         raise CheckpointError(f"{file}: is damaged or not a checkpoint: {error}") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        found = state.get("format") if isinstance(state, dict) else type(state).__name__
-        raise CheckpointError(f"{file}: has checkpoint format {found}, this program reads {FORMAT}")
+    if state.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{file}: has checkpoint format {state.get('format')}, this program reads {FORMAT}"
+        )
     return state
 
 

@@ -8,9 +8,9 @@ so argmax_u Q is μ(x) and max_u Q is V(x). arXiv:1610.00633 runs it asynchronou
 Names here and at the boundaries: x normalised observation, u action, mu policy mean, V value,
 A advantage, Q action value, gamma discount, tau Polyak rate.
 
-Differences from the papers, each measured to help (docs/learning.md): one trunk with one linear
-head for everything; two values of which the target takes the smaller; every entry of L bounded,
-so that P can neither collapse nor explode.
+Differences from the papers: one trunk with one linear head for everything, which is faster; two values
+of which the target takes the smaller; every entry of L bounded, so that P can neither collapse nor
+explode. Bounds have a price: rewards must be scaled until Q − V fits them (`learner.reward_scale`).
 
 `learner/gradients.py` computes the same loss and its gradient without autograd; a test compares.
 """

@@ -105,7 +105,8 @@ class ControlLoop:
         self.ticks = 0
         self.late_ticks = 0
         self.episodes = 0
-        self.guarded_commands = 0
+        self.stopped_commands = 0  # which the guard held back at a position limit, the workspace, or NaN
+        self.smoothed_commands = 0  # of which it only limited velocity or acceleration
         self.interventions: dict[str, int] = {}
         self.training_outcomes: deque[bool] = deque(maxlen=20)
         self.evaluation_outcomes: deque[bool] = deque(maxlen=20)
@@ -279,7 +280,9 @@ class ControlLoop:
             jacobian=self._kinematics.jacobian(state.q),
         )
         self._command, interventions = guard(velocity, guard_state, self._limits, self._dt)
-        self.guarded_commands += interventions.any
+        stopped = interventions.position or interventions.workspace or interventions.non_finite
+        self.stopped_commands += stopped
+        self.smoothed_commands += interventions.any and not stopped
         for name in interventions.names:
             self.interventions[name] = self.interventions.get(name, 0) + 1
         return interventions.any

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fleet.messages import PolicyMessage, policy_checksum
+from fleet.spaces import SpaceSpec
 
 CLIP = 10.0
 
@@ -22,7 +23,7 @@ class PolicyError(ValueError):
 class NumpyPolicy:
     """The greedy action of one published policy.
 
-        policy = NumpyPolicy.from_message(message, spec.hash)
+        policy = NumpyPolicy.from_message(message, spec)
         action = policy.mean_action(observation)
 
     One instance serves one thread: it computes in buffers of its own.
@@ -50,13 +51,13 @@ class NumpyPolicy:
         self._layers = _unpack(message)
 
     @classmethod
-    def from_message(cls, message: PolicyMessage, spec_hash: str) -> NumpyPolicy:
+    def from_message(cls, message: PolicyMessage, spec: SpaceSpec) -> NumpyPolicy:
         """A policy that was checked against the spec this robot acts in.
 
         Raises:
             PolicyError: It is for another spec, damaged, not finite, or its sizes do not add up.
         """
-        check(message, spec_hash)
+        check(message, spec)
         return cls(message)
 
     @property
@@ -86,16 +87,16 @@ class NumpyPolicy:
         return np.tanh(h)
 
 
-def check(message: PolicyMessage, spec_hash: str) -> None:
+def check(message: PolicyMessage, spec: SpaceSpec) -> None:
     """Make sure that a policy may drive a robot of this spec.
 
     Raises:
         PolicyError: It may not; the text names the policy and the reason.
     """
     name = f"policy {message.version} of run {message.run_id}"
-    if message.spec_hash != spec_hash:
+    if message.spec_hash != spec.hash:
         raise PolicyError(
-            f"{name} is for other spaces (spec {message.spec_hash[:8]}…, this robot has {spec_hash[:8]}…): "
+            f"{name} is for other spaces (spec {message.spec_hash[:8]}…, this robot has {spec.hash[:8]}…): "
             "another task or another kind of robot"
         )
     arrays: dict[str, npt.NDArray[Any]] = {
@@ -108,6 +109,9 @@ def check(message: PolicyMessage, spec_hash: str) -> None:
     sizes = message.layer_sizes
     if len(sizes) < 2 or not all(type(size) is int and size > 0 for size in sizes):
         raise PolicyError(f"{name}: layer_sizes must be two or more positive integers, got {sizes}")
+    ends = (spec.observation.size, spec.action.size)
+    if (sizes[0], sizes[-1]) != ends:
+        raise PolicyError(f"{name}: layers {sizes} must begin and end with the spec's sizes {ends}")
     expected = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
     if len(message.parameters) != expected:
         raise PolicyError(f"{name}: layers {sizes} take {expected} parameters, got {len(message.parameters)}")

@@ -16,6 +16,7 @@ import zmq
 from fleet.codec import decode
 from fleet.messages import MessageError, PolicyMessage
 from fleet.sockets import connect_policy_subscriber
+from fleet.spaces import SpaceSpec
 from robot_nodes.control_loop import NewestPolicy
 from robot_nodes.policy import NumpyPolicy, PolicyError
 
@@ -27,13 +28,13 @@ _POLL_MS = 50
 class PolicyReceiver:
     """The newest policy of one learner.
 
-    receiver = PolicyReceiver(endpoint, spec.hash)
+    receiver = PolicyReceiver(endpoint, spec)
     receiver.start()
     newest = receiver.newest          # None until the first one
     """
 
-    def __init__(self, endpoint: str, spec_hash: str) -> None:
-        self._endpoint, self._spec_hash = endpoint, spec_hash
+    def __init__(self, endpoint: str, spec: SpaceSpec) -> None:
+        self._endpoint, self._spec = endpoint, spec
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="policy-receiver", daemon=True)
         self._run_id = ""
@@ -77,7 +78,7 @@ class PolicyReceiver:
                 raise PolicyError(
                     f"version {message.version} is older than {held} of the same run {message.run_id}"
                 )
-            policy = NumpyPolicy.from_message(message, self._spec_hash)
+            policy = NumpyPolicy.from_message(message, self._spec)
         except (MessageError, PolicyError) as error:
             self.refused += 1
             if str(error) != self._last_refusal:

@@ -86,7 +86,7 @@ class RobotNode(LifecycleNode):
             on_command=self._commands.put,
             heartbeat=self._heartbeat,
         )
-        self._receiver = PolicyReceiver(self._fleet.learner.policy_endpoint, task.spec.hash)
+        self._receiver = PolicyReceiver(self._fleet.learner.policy_endpoint, task.spec)
         self._recorder = EpisodeRecorder(robot_id, self._boot_id, task.spec, emit=self._sender.put)
         restarts = int(os.environ.get(RESTARTS_VARIABLE, "0"))  # a restarted robot explores afresh
         seed = [self._fleet.seed, [entry.id for entry in self._fleet.robots].index(robot_id), restarts]
@@ -227,7 +227,8 @@ class RobotNode(LifecycleNode):
             "robot/episodes": loop.episodes,
             "robot/success_rate": _rate(loop.training_outcomes),
             "robot/evaluation_success_rate": _rate(loop.evaluation_outcomes),
-            "robot/interventions": loop.guarded_commands,
+            "robot/interventions": loop.stopped_commands,
+            "robot/smoothed_share": loop.smoothed_commands / max(1, loop.ticks),
             "robot/late_ticks": loop.late_ticks,
             "robot/bad_joint_states": self._bad_joint_states,
             "robot/policy_version": newest.policy.version if newest else -1,

@@ -62,7 +62,7 @@ class Rollout:
         entry = fleet.entry(robot_id)
         self._robot = entry.robot
         task = make_task(fleet.task, entry.robot)
-        self._policy = NewestPolicy(NumpyPolicy.from_message(message, task.spec.hash), time.monotonic())
+        self._policy = NewestPolicy(NumpyPolicy.from_message(message, task.spec), time.monotonic())
         self._batches: list[TransitionBatch] = []
         self._on_batch = on_batch
         self._arm = MujocoArm(entry.robot, np.random.default_rng(seed + 1))

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from fleet.config import PACKAGED_CONFIGS, ConfigError, FleetConfig, load_fleet, save_fleet
+from fleet.config import ConfigError, FleetConfig
+from fleet.config_file import PACKAGED_CONFIGS, load_fleet, save_fleet
 from fleet.run_folder import RunFolder, create_run_folder
 
 Edit = Callable[[str, Callable[[dict[str, Any]], object]], None]

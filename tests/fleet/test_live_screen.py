@@ -135,8 +135,8 @@ def test_a_silent_process_is_marked_and_its_old_state_is_not_shown() -> None:
 
 def test_what_is_not_known_yet_is_a_dash() -> None:
     fresh = robot(
-        "robot1", "waiting", policy_version=-1, policy_age_s=-1.0, success_rate=-1.0, evaluation_success_rate=-1.0,
-        steps=0, episodes=0, interventions=0,
+        "robot1", "waiting", policy_version=-1, policy_age_s=-1.0, success_rate=-1.0,
+        evaluation_success_rate=-1.0, steps=0, episodes=0, interventions=0,
     )  # fmt: skip
     lines = lines_of(status(fresh, rows_inserted=0, rows_per_s=0.0, episodes_stored=0))
     assert lines[2] == "robot1 waiting – – 0 0 – – 0"

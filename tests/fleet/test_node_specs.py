@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fleet.config import PACKAGED_CONFIGS, FleetConfig, load_fleet
+from fleet.config import FleetConfig
+from fleet.config_file import PACKAGED_CONFIGS, load_fleet
 from fleet.node_specs import node_specs, ros_environment
 
 SIM2 = "hardware_configs/fleets/sim2.yaml"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fleet.config import FleetConfig, load_fleet
+from fleet.config import FleetConfig
+from fleet.config_file import load_fleet
 
 SIM2 = Path(__file__).parents[2] / "hardware_configs/fleets/sim2.yaml"
 

@@ -286,6 +286,10 @@ def test_a_policy_for_another_robot_is_refused_and_reported(arm):
 
 def test_bad_joint_states_are_told_and_survived(arm):
     arm.begin()
-    arm.states.publish(JointState(name=["elbow"], position=[0.0]))
-    arm.until(lambda: "lacks joint_1" in arm.log.read_text(), "named in the log")
+
+    def wrong() -> None:
+        arm.states.publish(JointState(name=["elbow"], position=[0.0]))
+        arm.executor.spin_once(timeout_sec=0.01)
+
+    arm.until(lambda: "lacks joint_1" in arm.log.read_text(), "named in the log", wrong)
     arm.until(lambda: arm.stats()["robot/bad_joint_states"] >= 1 and arm.moves(), "counted, and it goes on")

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from fleet.config import PACKAGED_CONFIGS, load_fleet
+from fleet.config_file import PACKAGED_CONFIGS, load_fleet
 from fleet.node_specs import NodeSpec, node_specs
 from fleet.ready import EXIT_CONFIG
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from fleet.config import LearnerConfig
 from fleet.messages import Transitions
 from fleet.spaces import SpaceSpec
 from learner.checkpoint import (
+    STATE_FILE,
     CheckpointError,
     Progress,
     list_checkpoints,
@@ -95,11 +97,11 @@ def test_unusable_checkpoints_are_clear_errors(tmp_path: Path, trainer: Trainer,
     other_spec = SpaceSpec(spec.action, spec.observation)
     with pytest.raises(CheckpointError, match="other spaces: observation has 2 dimensions here and 3"):
         load_checkpoint(path, Trainer(CONFIG, other_spec))
-    whole = (path / "state.pt").read_bytes()
-    (path / "state.pt").write_bytes(whole[: len(whole) // 2])
+    whole = (path / STATE_FILE).read_bytes()
+    (path / STATE_FILE).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
         load_checkpoint(path, trainer)
-    torch.save({"format": 99}, path / "state.pt")
+    np.savez(path / STATE_FILE, facts=np.array('{"format": 99}'))
     with pytest.raises(CheckpointError, match="format 99, this program reads 1"):
         load_checkpoint(path, trainer)
 
@@ -110,7 +112,7 @@ def test_pickled_code_is_not_run(tmp_path: Path, trainer: Trainer) -> None:
             return (Path.touch, (tmp_path / "boom",))
 
     (tmp_path / "1").mkdir()
-    torch.save({"format": 1, "spec": Bomb()}, tmp_path / "1" / "state.pt")
+    np.savez(tmp_path / "1" / STATE_FILE, facts=np.array([Bomb()], dtype=object))
     with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
         load_checkpoint(tmp_path / "1", trainer)
     assert not (tmp_path / "boom").exists()

@@ -46,7 +46,7 @@ def test_message_holds_what_a_robot_needs(spec: SpaceSpec) -> None:
     assert len(message.parameters) == 4 * 8 + 9 * 8 + 9 * 2
     assert (message.run_id, message.version, message.learner_step) == ("run", 3, 0)
     assert (message.exploration_std, message.exploration_correlation, message.published_ns) == (0.2, 0.5, 17)
-    NumpyPolicy.from_message(message, spec.hash)
+    NumpyPolicy.from_message(message, spec)
 
 
 def test_every_late_subscriber_gets_the_last_policy(

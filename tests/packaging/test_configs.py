@@ -9,7 +9,8 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from fleet.config import PACKAGED_CONFIGS, RobotConfig, TaskConfig, load_fleet
+from fleet.config import RobotConfig, TaskConfig
+from fleet.config_file import PACKAGED_CONFIGS, load_fleet
 
 FILES = sorted(PACKAGED_CONFIGS.rglob("*.yaml"))
 

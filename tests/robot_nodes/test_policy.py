@@ -14,6 +14,11 @@ from learner.publisher import policy_message
 from learner.trainer import Trainer
 from robot_nodes.policy import NumpyPolicy, PolicyError
 
+SPEC = SpaceSpec(
+    observation=Space(("a", "b"), ("1", "1"), (-1.0, -1.0), (1.0, 1.0)),
+    action=Space(("u",), ("1",), (-1.0,), (1.0,)),
+)
+
 
 def make_message(**changes: Any) -> PolicyMessage:
     """nx 2, one hidden layer of 2, nu 1."""
@@ -28,7 +33,7 @@ def make_message(**changes: Any) -> PolicyMessage:
         run_id="run",
         version=7,
         learner_step=70,
-        spec_hash="abc",
+        spec_hash=SPEC.hash,
         layer_sizes=[2, 2, 1],
         exploration_std=0.3,
         exploration_correlation=0.0,
@@ -40,7 +45,7 @@ def make_message(**changes: Any) -> PolicyMessage:
 
 
 def test_mean_action_by_hand() -> None:
-    policy = NumpyPolicy.from_message(make_message(), "abc")
+    policy = NumpyPolicy.from_message(make_message(), SPEC)
     # x = ((2, −2) − (1, 2)) · (2, .5) = (2, −2); h = relu(2 + .5, 2) = (2.5, 2); tanh(.625 + 4 − .5)
     assert policy.mean_action([2.0, -2.0]).tolist() == [pytest.approx(np.tanh(4.125), abs=1e-6)]
     # x is clipped to ±10: h = relu(10.5, −10) = (10.5, 0)
@@ -49,7 +54,7 @@ def test_mean_action_by_hand() -> None:
 
 
 def test_the_result_is_not_overwritten_by_the_next_call() -> None:
-    policy = NumpyPolicy.from_message(make_message(), "abc")
+    policy = NumpyPolicy.from_message(make_message(), SPEC)
     first = policy.mean_action([1.0, 2.0])
     kept = first.copy()
     policy.mean_action([2.0, -2.0])
@@ -68,7 +73,7 @@ def test_torch_and_numpy_agree(hidden: list[int]) -> None:
     trainer.refresh_normaliser()
     with torch.no_grad():
         trainer.network.flat.add_(0.05 * torch.randn(trainer.shape.parameters, generator=torch.Generator()))
-    policy = NumpyPolicy.from_message(policy_message(trainer, "run", 0, 0.3, 1), spec.hash)
+    policy = NumpyPolicy.from_message(policy_message(trainer, "run", 0, 0.3, 1), spec)
     observations = rng.normal(3.0, 4.0, (200, 20)).astype("f4")
     x = ((torch.from_numpy(observations) - trainer._mean[:20]) * trainer._scale[:20]).clamp(-10, 10)
     with torch.no_grad():
@@ -88,6 +93,7 @@ def test_torch_and_numpy_agree(hidden: list[int]) -> None:
         ({"parameters": np.full(9, np.nan, "<f4")}, "9 values not finite"),
         ({"observation_scale": np.array([1, np.inf], "<f4")}, "observation_scale has 1 values not finite"),
         ({"layer_sizes": [2, 3, 1]}, "take 13 parameters, got 9"),
+        ({"layer_sizes": [1, 3, 1]}, "begin and end with the spec's sizes"),
         ({"layer_sizes": [2]}, "two or more positive integers"),
         ({"layer_sizes": [2, -2, 1]}, "two or more positive integers"),
         ({"observation_mean": np.zeros(3, "<f4"), "observation_scale": np.ones(3, "<f4")}, "3 dimensions"),
@@ -97,5 +103,5 @@ def test_torch_and_numpy_agree(hidden: list[int]) -> None:
 )
 def test_a_bad_policy_is_refused_by_name(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(PolicyError, match=reason) as caught:
-        NumpyPolicy.from_message(make_message(**changes), "abc")
+        NumpyPolicy.from_message(make_message(**changes), SPEC)
     assert "policy 7 of run run" in str(caught.value)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fleet.config import load_fleet
+from fleet.config_file import load_fleet
 from robot_nodes.tasks.reach import ReachTask, reach_reward
 from robot_nodes.tasks.task import ArmState, make_task
 

@@ -1,0 +1,162 @@
+"""Config files: one YAML per fleet, which names one per kind of robot and one per task.
+
+`load_fleet(path)` resolves the files it names into one FleetConfig; `save_fleet` writes that, on its
+own feet, beside a run: it is what every process is started with. Messages name the file, the key, the
+value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from fleet.config import ConfigError, FleetConfig
+
+PACKAGED_CONFIGS = Path(__file__).resolve().parent.parent / "hardware_configs"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: must hold a mapping of keys to values, got {type(data).__name__}")
+    return data
+
+
+def find_config(path: Path | str) -> Path:
+    """The file itself, or the one of that name that was installed with the package."""
+    path = Path(path)
+    if path.exists():
+        return path
+    parts = path.parts[1:] if path.parts[:1] == ("hardware_configs",) else path.parts
+    packaged = PACKAGED_CONFIGS.joinpath(*parts)
+    return packaged if packaged.exists() else path
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    """Set `a.b.c=value` (value in YAML; list items by index) in nested data."""
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise ConfigError(f"override {override!r} must look like learner.seed=3")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
+    node: Any = data
+    *parents, last = key.split(".")
+    for part in parents:
+        if isinstance(node, list):
+            if not (part.isdigit() and int(part) < len(node)):
+                raise ConfigError(f"override {override!r}: {part!r} is not an index below {len(node)}")
+            node = node[int(part)]
+        else:
+            node = node.setdefault(part, {})
+        if not isinstance(node, dict | list):
+            raise ConfigError(f"override {override!r}: {part!r} is a value, not a group of keys")
+    if isinstance(node, list):
+        if not (last.isdigit() and int(last) < len(node)):
+            raise ConfigError(f"override {override!r}: {last!r} is not an index below {len(node)}")
+        node[int(last)] = value
+    else:
+        node[last] = value
+
+
+def _inline(data: dict[str, Any], path: Path) -> dict[tuple[int | str, ...], Path]:
+    """Replace the names of task and robot files by their contents; returns which key came from where."""
+    sources: dict[tuple[int | str, ...], Path] = {}
+    if isinstance(data.get("task"), str):
+        sources["task",] = path.parent / data["task"]
+        data["task"] = _read_yaml(sources["task",])
+    default_robot = data.pop("robot", None)
+    robots = data.get("robots")
+    if not isinstance(robots, list):
+        return sources  # pydantic says what is wrong with it
+    for i, entry in enumerate(robots):
+        if isinstance(entry, str):
+            entry = {"id": entry}
+        if not isinstance(entry, dict):
+            continue
+        robot = entry.get("robot", default_robot)
+        if robot is None:
+            robots[i] = entry  # its robot is required and missing
+            continue
+        base = path
+        if isinstance(robot, str):
+            base = sources["robots", i, "robot"] = path.parent / robot
+            robot = _read_yaml(base)
+        if isinstance(robot, dict):
+            robot = dict(robot)
+            if isinstance(robot.get("urdf"), str):
+                robot["urdf"] = str((base.parent / robot["urdf"]).resolve())
+        # A copy: an override for one robot must not reach those that share its config.
+        robots[i] = copy.deepcopy(entry | {"robot": robot})
+    return sources
+
+
+def load_fleet(path: Path | str, overrides: Sequence[str] = ()) -> FleetConfig:
+    """Read a fleet's YAML and all it names.
+
+    Args:
+        path: A file, or the name of one that was installed with the package.
+        overrides: `key.key=value` lines that win over the file.
+
+    Raises:
+        ConfigError: With one line per problem: file, key, value, and what is allowed.
+    """
+    path = find_config(path)
+    data = _read_yaml(path)
+    # Whole groups come first: robots=[robot1, robot2] and task=../tasks/reach.yaml are read like the file's.
+    nested = [override for override in overrides if "." in override.partition("=")[0]]
+    for override in overrides:
+        if override not in nested:
+            _apply_override(data, override)
+    sources = _inline(data, path)
+    for override in nested:
+        _apply_override(data, override)
+        key = override.partition("=")[0]  # what is wrong may be the override, not the file
+        sources = {loc: file for loc, file in sources.items() if not key.startswith(_dotted(loc))}
+    try:
+        fleet = FleetConfig.model_validate(data)
+    except ValidationError as error:
+        lines = (_explain(path, sources, e) for e in error.errors())
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None  # robots of one kind have one error
+    for entry in fleet.robots:
+        if not entry.robot.urdf.is_file():
+            raise ConfigError(f"{path}: robots.{entry.id}.robot.urdf: no such file: {entry.robot.urdf}")
+    return fleet
+
+
+def _dotted(loc: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, loc))
+
+
+def _explain(path: Path, sources: dict[tuple[int | str, ...], Path], error: Any) -> str:
+    loc: tuple[int | str, ...] = error["loc"]
+    for prefix, source in sources.items():
+        if loc[: len(prefix)] == prefix:
+            path, loc = source, loc[len(prefix) :]
+            break
+    key = _dotted(loc) or "(top level)"
+    value = str(error["input"])
+    shown = value if len(value) <= 60 else value[:57] + "..."
+    if error["type"] == "extra_forbidden":
+        return f"{path}: {key}: unknown key (value {shown}); remove it or correct its spelling"
+    if error["type"] == "missing":
+        return f"{path}: {key}: is required and missing"
+    return f"{path}: {key} = {shown}: {error['msg']}"
+
+
+def save_fleet(fleet: FleetConfig, path: Path) -> None:
+    """Write the fleet as one self-contained YAML that `load_fleet` reads back."""
+    path.write_text(yaml.safe_dump(fleet.model_dump(mode="json"), sort_keys=False))
