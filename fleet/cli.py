@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,11 +50,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 RobotId = Annotated[str, typer.Option("--id", help="Which robot of the fleet.")]
 
 
-def _log_to_stderr(verbose: bool = False) -> None:
+def _log_to_stderr(handler: logging.Handler | None = None) -> None:
     logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        stream=sys.stderr,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s" if handler is None else "%(message)s",
+        handlers=[handler or logging.StreamHandler()],
     )
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
 
@@ -174,16 +175,22 @@ def up(
 def _up(config: Path, overrides: Any, run: str, default_name: str) -> None:
     from datetime import datetime
 
-    from fleet.fleet_run import FleetRun, write_report
+    from rich.logging import RichHandler
 
-    _log_to_stderr()
+    from fleet.fleet_run import FleetRun, check_robots, write_report
+
     console = Console()
+    _log_to_stderr(RichHandler(console=console, show_path=False))  # goes around the live screen
     with _clear_errors():
         fleet = load_fleet(config, overrides)
+        check_robots(fleet)
         name = run or f"{default_name or fleet.name}-{datetime.now():%Y%m%d-%H%M%S}"
         folder = create_run_folder(fleet, Path("runs"), name)
         outcome = FleetRun(folder.load(), folder, console, stop_on_signals()).run()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C ends the report at once
         reached = write_report(folder, outcome, console)
+    if outcome.failure:
+        Console(stderr=True).print(f"[bold red]pnaf:[/] {_escape(outcome.failure)}", highlight=False)
     console.print(str(folder.path), highlight=False, soft_wrap=True)
     raise typer.Exit(0 if reached else 130 if outcome.ended_by == "interrupt" else 1)
 
@@ -218,7 +225,9 @@ def status(config: ConfigPath, overrides: Overrides = None, as_json: Json = Fals
             Console().print(render(answer, Progress(answer.run_id, uptime_s, fleet.goal)))
 
 
-def _command(kind: str, config: Path, target: str, reason: str, overrides: list[str] | None) -> None:
+def _command(
+    kind: str, config: Path, target: str, reason: str, overrides: list[str] | None, as_json: bool
+) -> None:
     from replay_server.client import ReplayError
 
     with _clear_errors():
@@ -228,11 +237,13 @@ def _command(kind: str, config: Path, target: str, reason: str, overrides: list[
                 receipt = client.command(kind, target, reason)
         except ReplayError as error:
             _fail(str(error), 1)
+    if as_json:
+        _print_json(asdict(receipt))
     if not receipt.delivered_to and kind != "stop":  # a stop is for the whole run, robots or not
-        _fail(f"{kind} reached nobody: no robot is connected to this replay server", 1)
-    Console().print(
-        f"{kind}: passed to {', '.join(receipt.delivered_to) or 'the run, no robot is connected'}"
-    )
+        _fail(f"{kind} reached nobody: {receipt.note or 'no robot is connected to this replay server'}", 1)
+    if not as_json:
+        sent_to = ", ".join(receipt.delivered_to) or "the run, no robot is there"
+        Console().print(f"{kind}: sent to {sent_to}{'; ' if receipt.note else ''}{receipt.note}")
 
 
 Target = Annotated[str, typer.Option("--robot", help="One robot's id; default: all.")]
@@ -240,27 +251,48 @@ Reason = Annotated[str, typer.Option(help="Shown on the robots and in the status
 
 
 @fleet_app.command()
-def pause(config: ConfigPath, robot: Target = "*", reason: Reason = "", overrides: Overrides = None) -> None:
+def pause(
+    config: ConfigPath,
+    robot: Target = "*",
+    reason: Reason = "",
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
     """End the running episodes and hold still; the learner goes on."""
-    _command("pause", config, robot, reason, overrides)
+    _command("pause", config, robot, reason, overrides, as_json)
 
 
 @fleet_app.command()
-def resume(config: ConfigPath, robot: Target = "*", reason: Reason = "", overrides: Overrides = None) -> None:
+def resume(
+    config: ConfigPath,
+    robot: Target = "*",
+    reason: Reason = "",
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
     """Go on after a pause or a fault; an e-stop has to be reset at the robot first."""
-    _command("resume", config, robot, reason, overrides)
+    _command("resume", config, robot, reason, overrides, as_json)
 
 
 @fleet_app.command()
-def stop(config: ConfigPath, reason: Reason = "", overrides: Overrides = None) -> None:
-    """End the run in order: robots stop and ship what they have, the learner saves, the server seals."""
-    _command("stop", config, "*", reason, overrides)
+def stop(config: ConfigPath, reason: Reason = "", overrides: Overrides = None, as_json: Json = False) -> None:
+    """Stop the robots for good; `fleet up` then also saves, seals and reports.
+
+    Processes that were started by hand or by ros2 launch are ended with Ctrl-C.
+    """
+    _command("stop", config, "*", reason, overrides, as_json)
 
 
 @fleet_app.command()
-def estop(config: ConfigPath, robot: Target = "*", reason: Reason = "", overrides: Overrides = None) -> None:
+def estop(
+    config: ConfigPath,
+    robot: Target = "*",
+    reason: Reason = "",
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
     """Zero commands now, latched until a person resets it at the robot (service ~/reset_estop)."""
-    _command("estop", config, robot, reason, overrides)
+    _command("estop", config, robot, reason, overrides, as_json)
 
 
 # Looking at what there is -------------------------------------------------------------------

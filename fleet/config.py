@@ -162,8 +162,17 @@ class ReachTaskConfig(Model):
     precision_scale_per_m2: Positive = 100.0
     action_weight: NonNegative = 0.01
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        inner, outer = self.target_radius_m
+        if not inner < outer:
+            raise ValueError(
+                f"target_radius_m must be [inner, outer] with inner < outer, got [{inner}, {outer}]"
+            )
+        return self
 
-TaskConfig = Annotated[ReachTaskConfig, Field()]
+
+TaskConfig = ReachTaskConfig  # a union, told apart by `kind`, once there are more
 
 
 class RobotEntry(Model):
@@ -247,6 +256,15 @@ class FleetConfig(Model):
         if len(set(ids)) != len(ids):
             raise ValueError(f"robot ids must be unique, got {ids}")
         return robots
+
+    @model_validator(mode="after")
+    def _check_endpoints(self) -> Self:
+        endpoints = (self.replay_server.endpoint, self.learner.policy_endpoint)
+        if any("*" in endpoint for endpoint in endpoints):
+            raise ValueError(f"endpoints need a host and a port that others can connect to, got {endpoints}")
+        if endpoints[0] == endpoints[1]:
+            raise ValueError(f"replay_server.endpoint and learner.policy_endpoint are both {endpoints[0]}")
+        return self
 
     def entry(self, robot_id: str) -> RobotEntry:
         """The robot with this id.

@@ -9,18 +9,18 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
 
-from fleet.config import FleetConfig
-from fleet.live_screen import Progress, render, stats_of, success_rate, summary_line
+from fleet.config import ConfigError, FleetConfig
+from fleet.live_screen import Progress, evaluations_that_count, render, stats_of, success_rate, summary_line
 from fleet.messages import Status
 from fleet.node_specs import node_specs
 from fleet.run_folder import RunFolder
-from fleet.supervisor import Supervisor
+from fleet.supervisor import Supervisor, SupervisorError
 
 if TYPE_CHECKING:
     from replay_server.client import ReplayClient
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 120.0
 _REFRESH_S = 0.5
+_STATUS_TIMEOUT_S = 1.0  # while a server restarts, its supervisor must not wait for its answer
 _LINE_PERIOD_S = 10.0
 
 
@@ -37,11 +38,12 @@ class Outcome:
     """How a run ended.
 
     Attributes:
-        ended_by: "goal", "time budget", "stop command" or "interrupt".
+        ended_by: "goal", "time budget", "stop command", "interrupt" or "failure".
         wall_time_s: From the moment the fleet was up until it was told to stop (s).
         success_rate: Of the newest noise-free episodes when it ended; None if there were too few.
         produced: Steps each robot process says it took, by "robot_id:boot_id".
         learner_stats: The learner's last numbers.
+        failure: With "failure": which process could not be kept running, and its last words.
     """
 
     ended_by: str
@@ -49,6 +51,7 @@ class Outcome:
     success_rate: float | None
     produced: dict[str, int]
     learner_stats: Mapping[str, Any]
+    failure: str = ""
 
 
 class FleetRun:
@@ -65,7 +68,7 @@ class FleetRun:
         """Start, watch, stop in order.
 
         Raises:
-            SupervisorError: A process cannot be kept running.
+            SupervisorError: A process could not be started.
         """
         from replay_server.client import ReplayClient
 
@@ -90,7 +93,11 @@ class FleetRun:
             )
             supervisor.start(_START_TIMEOUT_S, cancelled=self._stop.is_set)
             started_s = time.monotonic()
-            ended_by = self._watch(supervisor, client, started_s, show)
+            failure = ""
+            try:
+                ended_by = self._watch(supervisor, client, started_s, show)
+            except SupervisorError as error:  # what was learned and stored until now is still worth a report
+                ended_by, failure = "failure", str(error)
             wall_time_s = time.monotonic() - started_s
             rate = self._success_rate()
             show(
@@ -101,7 +108,8 @@ class FleetRun:
             # Robots first: they ship their last steps while the server still listens.
             supervisor.stop([entry.id for entry in self._fleet.robots])
             self._ask(client)
-        return Outcome(ended_by, wall_time_s, rate, self._produced, stats_of(self._status, "learner"))
+        learner_stats = stats_of(self._status, "learner")
+        return Outcome(ended_by, wall_time_s, rate, self._produced, learner_stats, failure)
 
     def _watch(
         self, supervisor: Supervisor, client: ReplayClient, started_s: float, show: Callable[[Progress], None]
@@ -125,12 +133,12 @@ class FleetRun:
         return "interrupt"
 
     def _ask(self, client: ReplayClient) -> None:
-        from replay_server.client import ReplayTimeout
+        from replay_server.client import ReplayError
 
         try:
-            self._status = client.status()
-        except ReplayTimeout:
-            logger.warning("the replay server does not answer")
+            self._status = client.status(timeout_s=_STATUS_TIMEOUT_S)
+        except ReplayError as error:
+            logger.warning("no status: %s", error)
             return
         for process in self._status.processes:
             if process["role"] == "robot":
@@ -140,9 +148,7 @@ class FleetRun:
     def _success_rate(self) -> float | None:
         if self._status is None:
             return None
-        return success_rate(
-            self._status.evaluations, self._fleet.goal.over_episodes if self._fleet.goal else 20
-        )
+        return success_rate(self._status.evaluations, evaluations_that_count(self._fleet.goal))
 
     def _line_printer(self) -> Callable[[Progress], None]:
         """Without a terminal: one line every ten seconds."""
@@ -158,8 +164,25 @@ class FleetRun:
         return show
 
 
+def check_robots(fleet: FleetConfig) -> None:
+    """Load every robot's model and task once, so that a mistake in them is told before anything starts.
+
+    Raises:
+        ConfigError: A link, a joint or a target region does not exist.
+    """
+    from robot_nodes.kinematics import Kinematics
+    from robot_nodes.tasks.task import make_task
+
+    for entry in fleet.robots:
+        try:
+            make_task(fleet.task, entry.robot)
+            Kinematics(entry.robot.urdf, entry.robot.joints, entry.robot.tool_link)
+        except ValueError as error:
+            raise ConfigError(f"robot {entry.id}: {error}") from error
+
+
 def write_report(folder: RunFolder, outcome: Outcome, console: Console) -> bool:
-    """Count what is stored, measure the final policy, draw the pictures; whether the goal was reached."""
+    """Count what is stored, draw the curve, film the last policy; True if the goal was reached."""
     from replay_server.episode_store import list_episodes
     from replay_server.report import Report, count_rows, plot_learning_curve
 
@@ -176,14 +199,16 @@ def write_report(folder: RunFolder, outcome: Outcome, console: Console) -> bool:
         transitions_duplicated=counts.duplicated,
         updates=int(outcome.learner_stats.get("learner/updates", 0)),
         wall_time_s=round(outcome.wall_time_s, 1),
-        policy_versions=int(outcome.learner_stats.get("learner/policy_version", -1)) + 1,
+        policy_versions=int(outcome.learner_stats.get("learner/policies_published", 0)),
         seed=fleet.seed,
         ended_by=outcome.ended_by,
-        final_evaluation=_evaluate(fleet, folder, console),
+        final_evaluation={},
     )
-    report.write(folder.report)
+    report.write(folder.report)  # before anything that may still go wrong
     goal = fleet.goal.success_rate if fleet.goal else None
     plot_learning_curve([episode.info for episode in episodes], folder.learning_curve, goal)
+    if outcome.ended_by != "interrupt":
+        replace(report, final_evaluation=_evaluate(fleet, folder, console)).write(folder.report)
     console.print(
         f"{'goal reached' if reached else f'ended by {outcome.ended_by}'} after {outcome.wall_time_s:.0f} s:"
         f" {counts.stored:,} transitions stored, {counts.lost} lost, {counts.duplicated} duplicated",
@@ -198,16 +223,17 @@ def _evaluate(fleet: FleetConfig, folder: RunFolder, console: Console) -> dict[s
     from robot_nodes.policy import PolicyError
     from robot_nodes.policy_file import newest_policy_file, read_policy
     from robot_nodes.sim.evaluation import evaluate_policy, write_film
+    from robot_nodes.sim.rollout import RolloutError
 
     simulated = [entry.id for entry in fleet.robots if entry.robot.sim is not None]
     if not simulated:
         return {}
     try:
         message = read_policy(newest_policy_file(folder.checkpoints))
-    except PolicyError as error:
+        evaluation = evaluate_policy(fleet, message, 50, fleet.seed + 1000, simulated[0], console)
+    except (PolicyError, RolloutError) as error:
         logger.error("no final evaluation: %s", error)
         return {}
-    evaluation = evaluate_policy(fleet, message, 50, fleet.seed + 1000, simulated[0], console)
     write_film(fleet, evaluation, folder.film)
     summary = evaluation.summary
     console.print(

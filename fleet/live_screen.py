@@ -53,10 +53,15 @@ def success_rate(evaluations: Sequence[Mapping[str, Any]], over: int) -> float |
     return sum(bool(e["success"]) for e in evaluations[-over:]) / over
 
 
+def evaluations_that_count(goal: GoalConfig | None) -> int:
+    """How many of the newest noise-free episodes the success rate is taken of."""
+    return goal.over_episodes if goal else 20
+
+
 def summary_line(status: Status, progress: Progress) -> str:
     """The screen in one line, for logs and pipes."""
     learner = stats_of(status, "learner")
-    over = progress.goal.over_episodes if progress.goal else 20
+    over = evaluations_that_count(progress.goal)
     rate = success_rate(status.evaluations, over)
     return (
         f"{_clock(progress.elapsed_s)}  rows {status.stats.get('replay/rows_inserted', 0):,}"
@@ -159,7 +164,7 @@ def _servers(status: Status, progress: Progress) -> Table:
 
 
 def _evaluations(status: Status, goal: GoalConfig | None) -> Columns:
-    over = goal.over_episodes if goal else 20
+    over = evaluations_that_count(goal)
     dots = Text()
     for evaluation in status.evaluations[-over:]:
         dots.append("●" if evaluation["success"] else "○", style="green" if evaluation["success"] else "red")

@@ -193,17 +193,23 @@ class TailReply(Transitions):
     end_cursor: int
 
 
+OBSERVATION_CLIP = 10.0
+"""Normalised observations are clipped to ± this, where a policy is trained and where it acts."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PolicyMessage:
     """learner → every robot: one frame that holds all a robot needs to act.
 
     Attributes:
-        version: Rises by one with each publication of a run.
+        version: Rises with each publication of a run; the same version again is the same policy, sent
+            again to show that the learner is there.
         learner_step: Number of updates behind this policy.
         layer_sizes: [nx, hidden…, nu] of the μ network (ReLU between, tanh at the end).
         parameters: For each layer W [out, in] in C order, then b [out] [P].
         observation_mean: Observation normaliser [nx].
-        observation_scale: 1 / standard deviation [nx]; x = (obs − mean) · scale, clipped to ±10.
+        observation_scale: 1 / standard deviation [nx]; x = (obs − mean) · scale, clipped to
+            ±OBSERVATION_CLIP.
         exploration_std: Standard deviation of the action noise, in units of the action.
         exploration_correlation: Correlation of the noise from one tick to the next, in [0, 1).
         published_ns: Wall time of publication (ns), to measure latency.
@@ -270,10 +276,15 @@ class FleetCommand:
 
 @dataclass(frozen=True, kw_only=True)
 class CommandReceipt:
-    """replay server → operator: the robots a FleetCommand was passed to."""
+    """replay server → operator: the robots a FleetCommand was passed to.
+
+    Attributes:
+        note: What else the operator must know, as which robots stay e-stopped; mostly empty.
+    """
 
     kind: str
     delivered_to: list[str]
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

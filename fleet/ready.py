@@ -25,12 +25,15 @@ def notify_ready() -> None:
 
 
 def stop_on_signals() -> threading.Event:
-    """An event that SIGINT and SIGTERM set; the process then ends in order, by itself."""
+    """An event that a wish to end this process sets; it then ends in order, by itself.
+
+    SIGHUP is among them: it comes when the terminal or the ssh session that started a robot is gone.
+    """
     stop = threading.Event()
 
     def handle(_signal: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    signal.signal(signal.SIGINT, handle)
-    signal.signal(signal.SIGTERM, handle)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, handle)
     return stop

@@ -11,6 +11,9 @@ from pathlib import Path
 from fleet.config import ConfigError, FleetConfig
 from fleet.config_file import load_fleet, save_fleet
 
+POLICY_FILE = "policy.pnaf"
+"""Name of the PolicyMessage frame in each checkpoint's folder."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 

@@ -2,7 +2,8 @@
 
     ros2 launch parallel_naf fleet.launch.py config:=hardware_configs/fleets/sim2.yaml run:=monday
 
-They find each other in any start order, so all are started at once. The fleet runs until Ctrl-C.
+They find each other in any start order, so all are started at once. The fleet runs until Ctrl-C, or until
+one of them ends with status 0, as robots do after `pnaf fleet stop`; what crashes is started again.
 """
 
 import time
@@ -58,8 +59,9 @@ def start_fleet(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 def process(spec: NodeSpec) -> ExecuteProcess:
     """This node spec as an action of launch."""
 
-    def on_exit(event: ProcessExited, _: LaunchContext) -> list[LaunchDescriptionEntity]:
-        if event.returncode == EXIT_CONFIG or not spec.respawn:
+    def on_exit(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
+        # launch would start again whatever ends, unless it is shutting down.
+        if not context.is_shutdown and (event.returncode in (0, EXIT_CONFIG) or not spec.respawn):
             return [Shutdown(reason=f"{spec.name} ended with status {event.returncode}")]
         return []
 

@@ -20,6 +20,7 @@ import torch
 
 from fleet.codec import encode
 from fleet.messages import PolicyMessage
+from fleet.run_folder import POLICY_FILE
 from fleet.spaces import SpaceError, SpaceSpec
 from learner.trainer import Trainer
 
@@ -38,12 +39,14 @@ class Progress:
     Attributes:
         run_id: The run, as the replay server named it.
         policy_version: Version of the newest policy that was published.
+        policies_published: How many were, versions sent again not counted.
         cursor: The replay log's cursor of the next row.
         rows: Rows that the learner had seen.
     """
 
     run_id: str
     policy_version: int
+    policies_published: int
     cursor: int
     rows: int
 
@@ -65,6 +68,7 @@ def save_checkpoint(
         "normaliser": trainer.normaliser.state(),
         "run_id": progress.run_id,
         "policy_version": progress.policy_version,
+        "policies_published": progress.policies_published,
         "cursor": progress.cursor,
         "rows": progress.rows,
         "optimiser_steps": trainer.optimiser.steps,
@@ -80,7 +84,7 @@ def save_checkpoint(
         with (temporary / STATE_FILE).open("wb") as file:
             np.savez(file, facts=np.array(json.dumps(facts)), **arrays)  # type: ignore[arg-type]
             _sync(file)
-        with (temporary / "policy.pnaf").open("wb") as file:
+        with (temporary / POLICY_FILE).open("wb") as file:
             file.write(encode(policy))
             _sync(file)
         _sync_folder(temporary)
@@ -129,6 +133,7 @@ def load_checkpoint(path: Path, trainer: Trainer) -> Progress:
         return Progress(
             run_id=str(state["run_id"]),
             policy_version=int(state["policy_version"]),
+            policies_published=int(state["policies_published"]),
             cursor=int(state["cursor"]),
             rows=int(state["rows"]),
         )

@@ -18,6 +18,7 @@ import zmq
 from torch.utils.tensorboard import SummaryWriter
 
 from fleet.config import FleetConfig
+from fleet.messages import PolicyMessage
 from fleet.run_folder import RunFolder
 from fleet.sockets import Context, bind_policy_publisher
 from fleet.spaces import SpaceSpec
@@ -28,6 +29,7 @@ from learner.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from learner.device import check_device
 from learner.mirror import ReplayMirror
 from learner.publisher import PolicyPublisher, policy_message
 from learner.replay_link import ReplayLink
@@ -58,9 +60,11 @@ def run_learner(
         on_ready: Called once the policy socket is bound; robots need not exist yet.
 
     Raises:
+        fleet.config.ConfigError: PyTorch does not find `learner.device`.
         learner.trainer.DivergedError: The network left the finite numbers.
         fleet.sockets.BindError: The policy endpoint is taken, or not on loopback.
     """
+    check_device(config.learner.device)
     torch.set_num_threads(config.learner.threads)
     context: Context = zmq.Context()
     publisher = None
@@ -105,6 +109,8 @@ class Learner:
         self._limiter = RateLimiter(self.config.updates_per_row, self.config.warmup_rows)
         self._link, self._publisher, self._run = link, publisher, run
         self._versions = VersionCounter(run.checkpoints / "policy_version")
+        self._policy: PolicyMessage | None = None
+        self._policies_published = 0
         self._writer = SummaryWriter(str(run.tensorboard))
         self._normalised_rows = 0
         self._caught_up = False
@@ -123,6 +129,7 @@ class Learner:
                 log.warning("cannot resume: %s", error)
                 continue
             self._normalised_rows = progress.cursor
+            self._policies_published = progress.policies_published
             log.info("resumed from %s: %d updates done", path, self.trainer.updates)
             return
 
@@ -139,7 +146,6 @@ class Learner:
                 self.tend(time.monotonic())
                 if not trained:
                     stop.wait(_IDLE_S)
-            self.publish()
             self.save()
         finally:
             self._writer.close()
@@ -197,13 +203,20 @@ class Learner:
         return True
 
     def publish(self) -> None:
-        """Give the robots the newest μ; before the first update, one that explores widely."""
-        self._publisher.publish(self._policy(self._versions.take()))
+        """Give the robots the newest μ, or the last one again if there was no update since.
 
-    def _policy(self, version: int) -> Any:
-        config = self.config
-        std = config.exploration_std if self.trainer.updates else config.warmup_exploration_std
-        return policy_message(self.trainer, self._link.run_id, version, std, time.time_ns())
+        Before the first update it explores more widely.
+        """
+        updates, config = self.trainer.updates, self.config
+        if self._policy is not None and self._policy.learner_step == updates:
+            self._publisher.repeat()
+            return
+        std = config.exploration_std if updates else config.warmup_exploration_std
+        self._policy = policy_message(
+            self.trainer, self._link.run_id, self._versions.take(), std, time.time_ns()
+        )
+        self._policies_published += 1
+        self._publisher.publish(self._policy)
 
     def stats(self) -> dict[str, Any]:
         """Flat slash keys for heartbeats and TensorBoard."""
@@ -213,6 +226,7 @@ class Learner:
             "learner/rows": rows,
             "learner/updates_per_row": self.trainer.updates / max(1, rows),
             "learner/policy_version": self._versions.last,
+            "learner/policies_published": self._policies_published,
             "learner/subscriptions": self._publisher.subscriptions,
             **self._metrics,
         }
@@ -230,13 +244,19 @@ class Learner:
             self._writer.add_scalar(key, value, self.trainer.updates)
 
     def save(self) -> None:
-        """Write a checkpoint; a full disk is reported, not fatal."""
+        """Publish, and write a checkpoint with that policy; a full disk is reported, not fatal."""
         self.trainer.check_finite()
-        progress = Progress(self._link.run_id, self._versions.last, self.mirror.cursor, len(self.mirror))
+        self.publish()
+        assert self._policy is not None
+        progress = Progress(
+            run_id=self._link.run_id,
+            policy_version=self._policy.version,
+            policies_published=self._policies_published,
+            cursor=self.mirror.cursor,
+            rows=len(self.mirror),
+        )
         try:
-            path = save_checkpoint(
-                self._run.checkpoints, self.trainer, progress, self._policy(max(0, self._versions.last))
-            )
+            path = save_checkpoint(self._run.checkpoints, self.trainer, progress, self._policy)
         except CheckpointError as error:
             log.error("%s", error)
             return

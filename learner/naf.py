@@ -12,7 +12,9 @@ Differences from the papers: one trunk with one linear head for everything, whic
 of which the target takes the smaller; every entry of L bounded, so that P can neither collapse nor
 explode. Bounds have a price: rewards must be scaled until Q − V fits them (`learner.reward_scale`).
 
-`learner/gradients.py` computes the same loss and its gradient without autograd; a test compares.
+Training takes its gradient from `learner/gradients.py`, without autograd. `td_target`, `q_value` and
+`naf_loss` are the same loss in its plain form, for reading (`docs/learning.md`) and for the tests, which
+compare the two.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Running mean and standard deviation of observations; robots get the result with every policy.
 
-x = clip((observation − mean) · scale, ±10), the same formula on the robots (numpy) and here.
+x = clip((observation − mean) · scale, ±OBSERVATION_CLIP), the same formula on the robots (numpy) and
+where the network is trained (`learner/trainer.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-CLIP = 10.0
 MIN_STD = 1e-3
 
 Array = npt.NDArray[Any]

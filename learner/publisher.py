@@ -54,6 +54,7 @@ class PolicyPublisher:
 
     publisher = PolicyPublisher(bind_policy_publisher(context, endpoint))
     publisher.publish(message)
+    publisher.repeat()              # nothing new: the same again
     publisher.serve()               # often: greets new subscribers, never blocks
     """
 
@@ -67,19 +68,29 @@ class PolicyPublisher:
     def publish(self, message: PolicyMessage) -> None:
         """Send a policy to all subscribers and keep it for those to come."""
         self._frame = encode(message)
-        self.serve()
-        self._socket.send(self._frame, zmq.DONTWAIT)
+        self.repeat()
+
+    def repeat(self) -> None:
+        """Send the last policy to all subscribers again: a sign of life, and a cure for a lost frame."""
+        if not self._greet() and self._frame is not None:
+            self._socket.send(self._frame, zmq.DONTWAIT)
 
     def serve(self) -> None:
         """Re-send the last policy if anyone has subscribed since."""
+        self._greet()
+
+    def _greet(self) -> bool:
+        """Whether the last policy was sent just now, because anyone had subscribed."""
         greeted = False
         while self._socket.poll(0, zmq.POLLIN):
             if self._socket.recv(zmq.DONTWAIT)[:1] == b"\x01":
                 self.subscriptions += 1
                 greeted = True
-        if greeted and self._frame is not None:
-            log.info("a robot subscribed: sending it the newest policy")
-            self._socket.send(self._frame, zmq.DONTWAIT)
+        if not greeted or self._frame is None:
+            return False
+        log.info("a robot subscribed: sending it the newest policy")
+        self._socket.send(self._frame, zmq.DONTWAIT)
+        return True
 
     def close(self) -> None:
         """Close the socket."""

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from fleet.config import LearnerConfig
-from fleet.messages import Transitions
+from fleet.messages import OBSERVATION_CLIP, Transitions
 from fleet.spaces import SpaceSpec
 from learner.adam import Adam
 from learner.gradients import NafGradient
 from learner.mirror import ReplayMirror, RowLayout
-from learner.naf import NafNetwork, NafShape, polyak_update
-from learner.normaliser import CLIP, Normaliser
+from learner.naf import NafNetwork, NafShape, advantage, polyak_update
+from learner.normaliser import Normaliser
 
 _UPDATES_PER_GATHER = 16
 
@@ -87,7 +87,7 @@ class Trainer:
         """Rows to (x, u, reward, discount, next_x); `rows` is overwritten."""
         layout, nx = self.layout, self.shape.nx
         observations = rows[:, layout.observations]
-        observations.sub_(self._mean).mul_(self._scale).clamp_(-CLIP, CLIP)
+        observations.sub_(self._mean).mul_(self._scale).clamp_(-OBSERVATION_CLIP, OBSERVATION_CLIP)
         return (
             observations[:, :nx],
             rows[:, layout.action],
@@ -128,7 +128,7 @@ class Trainer:
         td_error = self._gradient.td_error
         values: dict[str, Any] = {
             "learner/td_loss": 0.5 * td_error.square().sum(dim=1).mean(),
-            "learner/q_mean": (td_error[:, 0] + reward).mean(),
+            "learner/q_mean": (naf.V[:, 0] + advantage(u, naf.mu, naf.L)).mean(),
             "learner/v_mean": naf.V.mean(),
             "learner/mu_saturation": (naf.mu.abs() > 0.99).float().mean(),
             "learner/diag_l_median": naf.L.diagonal(dim1=1, dim2=2).median(),

@@ -61,7 +61,6 @@ class ExperienceLog:
         self._store = store
         self._wall_ns = wall_ns
         self._streams: dict[tuple[str, str], _Stream] = {}
-        self._robot_index: dict[str, int] = {}
 
     @property
     def rows_inserted(self) -> int:
@@ -146,8 +145,7 @@ class ExperienceLog:
         are lost if this process is killed.
         """
         new = rows_from(batch, known)
-        robot_index = self._robot_index.setdefault(batch.robot_id, len(self._robot_index))
-        first_cursor = self.ring.extend(new, robot_index)
+        first_cursor = self.ring.extend(new)
         if new.rows:
             builder.add(new, batch.first_seq + known, first_cursor)
         stream.durable_seq += new.rows
@@ -196,7 +194,6 @@ class ExperienceLog:
             if info.episode > stream.episode:
                 stream.episode, stream.ended = info.episode, info.complete
             self.rows_by_robot[info.robot_id] = self.rows_by_robot.get(info.robot_id, 0) + info.rows
-            self._robot_index.setdefault(info.robot_id, len(self._robot_index))
             self._remember_evaluation(info)
         self.episodes_recovered = len(summaries)
         self._recover_ring(summaries)
@@ -233,7 +230,7 @@ class ExperienceLog:
         while episodes:  # from the back, so that each is freed once it is in the ring
             episode = episodes.pop()
             mine, cursors = cursors[-episode.info.rows :], cursors[: -episode.info.rows]
-            self.ring.restore(mine, episode.transitions, self._robot_index[episode.info.robot_id])
+            self.ring.restore(mine, episode.transitions)
 
     def _count_unreadable(self, error: EpisodeFileError) -> None:
         self.files_unreadable += 1

@@ -68,6 +68,11 @@ class ProcessTable:
         if len(self._newest) > _MAX_PROCESSES:
             del self._newest[min(self._newest, key=lambda key: self._newest[key][0])]
 
+    def newest(self, role: str, process_id: str) -> Heartbeat | None:
+        """The newest heartbeat of a process, whichever boot it is of; none if there is none."""
+        arrived = self._newest.get((role, process_id))
+        return arrived[1] if arrived else None
+
     def rows(self, now_s: float) -> list[dict[str, Any]]:
         """One mapping per process, by role and id: the heartbeat's fields and `age_s`."""
         return [

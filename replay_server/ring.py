@@ -41,7 +41,6 @@ class Ring:
             name: np.empty((capacity, *column.row_shape(nx, nu)), column.dtype)
             for name, column in COLUMNS.items()
         }
-        self._robot = np.empty(capacity, np.int32)
         self._first = first_cursor
         self._end = first_cursor
 
@@ -60,7 +59,7 @@ class Ring:
         """Number of rows here."""
         return self._end - self.oldest_cursor
 
-    def extend(self, transitions: Transitions, robot_index: int = 0) -> int:
+    def extend(self, transitions: Transitions) -> int:
         """Insert rows in order and return the cursor of the first; of too many the newest stay."""
         if error := shape_error(transitions, self.nx, self.nu):
             raise ValueError(error)
@@ -74,8 +73,6 @@ class Ring:
             store[start : start + head] = values[skip : skip + head]
             if tail:
                 store[:tail] = values[skip + head :]
-        self._robot[start : start + head] = robot_index
-        self._robot[:tail] = robot_index
         self._end += rows
         return first
 
@@ -85,7 +82,7 @@ class Ring:
         self._end += rows
         return first
 
-    def restore(self, cursors: npt.NDArray[np.int64], transitions: Transitions, robot_index: int) -> None:
+    def restore(self, cursors: npt.NDArray[np.int64], transitions: Transitions) -> None:
         """Fill reserved rows; those the ring is too small for are left out."""
         if error := shape_error(transitions, self.nx, self.nu):
             raise ValueError(error)
@@ -95,7 +92,6 @@ class Ring:
         positions = cursors[kept] % self.capacity
         for name, store in self._columns.items():
             store[positions] = getattr(transitions, name)[kept]
-        self._robot[positions] = robot_index
 
     def gather(self, cursors: npt.NDArray[np.int64]) -> dict[str, Array]:
         """The rows at these cursors, copied, in the order asked for.
@@ -105,10 +101,6 @@ class Ring:
         """
         positions = self._positions(cursors)
         return {name: store.take(positions, axis=0) for name, store in self._columns.items()}
-
-    def robot_indices(self, cursors: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-        """Which robot each of these rows came from."""
-        return self._robot.take(self._positions(cursors))
 
     def _positions(self, cursors: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         if len(cursors) and not self.oldest_cursor <= cursors.min() <= cursors.max() < self._end:

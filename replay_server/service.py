@@ -20,7 +20,6 @@ from fleet.messages import (
     MAX_ROWS,
     PROTOCOL_VERSION,
     Ack,
-    CommandReceipt,
     FleetCommand,
     Heartbeat,
     Hello,
@@ -95,7 +94,7 @@ class ReplayService:
         self._limiter = RateLimiter(config.samples_per_insert, config.sample_min_rows)
         self._peers = PeerTable()
         self._processes = ProcessTable()
-        self._commands = FleetCommands(self._peers)
+        self._commands = FleetCommands(self._peers, self._processes)
         self._started_s = clock()
         self._rate = RateMeter()
         self._refused = self._malformed = self._rows_sampled = 0
@@ -166,7 +165,7 @@ class ReplayService:
             log = self._robot_log(hello)
             log.give_up_before(hello.process_id, hello.boot_id, min(hello.oldest_seq, 2**60))
             durable_seq = log.durable_seq(hello.process_id, hello.boot_id)
-            if command := self._commands.standing(identity, hello):
+            if command := self._commands.standing(hello):
                 replies = [(identity, command)]
         self._peers.add(identity, Peer(hello.role, hello.process_id, hello.boot_id, self._clock()))
         welcome = Welcome(
@@ -266,14 +265,14 @@ class ReplayService:
         if error := heartbeat_error(heartbeat):
             raise RefusedError(error)
         self._processes.add(heartbeat, self._clock())
+        self._commands.observe(heartbeat)
         return []
 
     def _command(self, identity: bytes, command: FleetCommand) -> list[Reply]:
-        forwarded: list[Reply] = [(robot, command) for robot in self._commands.recipients(command)]
+        delivery = self._commands.deliver(command)
+        forwarded: list[Reply] = [(robot, command) for robot, _ in delivery.robots]
         try:
-            receipt = CommandReceipt(
-                kind=command.kind, delivered_to=self._commands.listening(command.target, self._clock())
-            )
+            receipt = delivery.receipt(self._clock())
         except RefusedError as error:
             return [*forwarded, self.refuse(identity, "FleetCommand", str(error))]
         return [*forwarded, (identity, receipt)]

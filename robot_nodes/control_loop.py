@@ -28,6 +28,8 @@ from robot_nodes.tasks.task import ArmState, Task, Vector
 
 logger = logging.getLogger(__name__)
 
+_LONGEST_STEP = 1.9  # control periods between two readings; joint states of 20 Hz and more stay below
+
 Phase = Literal["waiting", "resetting", "episode", "paused", "fault", "estopped"]
 
 
@@ -37,7 +39,7 @@ class NewestPolicy:
 
     Attributes:
         policy: The network.
-        received_s: Steady time of reception (s).
+        received_s: Steady time at which the learner last said that it is its newest (s).
     """
 
     policy: NumpyPolicy
@@ -171,9 +173,15 @@ class ControlLoop:
             self._command = self._zero
             return self._command
         interval_s = (stamp_ns - self._last_stamp_ns) * 1e-9
+        if self.phase == "episode":
+            if interval_s == 0.0:
+                return self._command  # no new reading: the step is not over
+            if not 0.0 < interval_s < _LONGEST_STEP * self._dt:
+                # A step of another length is not what the policy learns from: drop it, start afresh.
+                self.late_ticks += 1
+                self._stop_episode("fault")
+                self._begin_reset()
         self._last_stamp_ns = stamp_ns
-        if self.phase == "episode" and interval_s > 1.5 * self._dt:
-            self.late_ticks += 1
 
         state = ArmState(q, qd, self._kinematics.tool_position(q), stamp_ns)
         if self.phase == "waiting":
@@ -221,7 +229,7 @@ class ControlLoop:
 
     def _record(self, pending: _Pending, next_observation: Any, state: ArmState) -> None:
         """Complete the transition of the last tick and end the episode when it is over."""
-        reward = self._task.reward(state, self._goal, pending.action)
+        reward = float(self._task.reward(state, self._goal, pending.action))
         terminated = self._task.terminated(state, self._goal)
         self._step += 1
         self._return += reward
@@ -240,9 +248,10 @@ class ControlLoop:
         )
         if not terminated and self._step < self._episode_ticks:
             return
-        success = self._task.success(state, self._goal)
+        success = bool(self._task.success(state, self._goal))
         reason: EndReason = "time_limit" if not terminated else "success" if success else "failure"
-        metrics = self._task.metrics(state, self._goal) | {"return": self._return}
+        metrics = {key: float(value) for key, value in self._task.metrics(state, self._goal).items()}
+        metrics["return"] = self._return
         self._recorder.end(reason, success=success, metrics=metrics)
         self.episodes += 1
         (self.evaluation_outcomes if self._evaluating else self.training_outcomes).append(success)

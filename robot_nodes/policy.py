@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fleet.messages import PolicyMessage, policy_checksum
+from fleet.messages import OBSERVATION_CLIP, PolicyMessage, policy_checksum
 from fleet.spaces import SpaceSpec
-
-CLIP = 10.0
 
 Vector = npt.NDArray[np.float32]
 
@@ -75,8 +73,8 @@ class NumpyPolicy:
         x = self._x
         np.subtract(observation, self._mean, out=x, casting="same_kind")
         np.multiply(x, self._scale, out=x)
-        np.maximum(x, -CLIP, out=x)
-        np.minimum(x, CLIP, out=x)
+        np.maximum(x, -OBSERVATION_CLIP, out=x)
+        np.minimum(x, OBSERVATION_CLIP, out=x)
         for weight, bias, h in self._layers[:-1]:
             np.dot(weight, x, out=h)
             np.add(h, bias, out=h)

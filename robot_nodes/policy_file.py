@@ -6,9 +6,8 @@ from pathlib import Path
 
 from fleet.codec import decode
 from fleet.messages import MessageError, PolicyMessage
+from fleet.run_folder import POLICY_FILE
 from robot_nodes.policy import PolicyError
-
-POLICY_FILE = "policy.pnaf"
 
 
 def newest_policy_file(checkpoints: Path) -> Path:

@@ -73,7 +73,9 @@ class PolicyReceiver:
                 raise PolicyError(f"expected a policy, got a {type(message).__name__}")
             held = self.newest.policy.version if self.newest and self._run_id == message.run_id else -1
             if message.version == held:
-                return False  # the last value again, sent for somebody else's sake
+                # The last value again: the learner lives and has nothing newer, so this one is not old.
+                self.newest = NewestPolicy(self.newest.policy, time.monotonic()) if self.newest else None
+                return False
             if message.version < held:
                 raise PolicyError(
                     f"version {message.version} is older than {held} of the same run {message.run_id}"

@@ -60,7 +60,6 @@ class RobotNode(LifecycleNode):
             parameter_overrides=[Parameter("use_sim_time", value=entry.robot.sim is not None)],
         )
         self._fleet, self._entry, self._robot = fleet, entry, entry.robot
-        self._boot_id = uuid.uuid4().hex[:12]
         self._commands: queue.SimpleQueue[FleetCommand] = queue.SimpleQueue()
         self._reading: JointReading | None = None
         self._reading_arrived_s = time.monotonic()
@@ -69,15 +68,28 @@ class RobotNode(LifecycleNode):
         self._tick_ms: deque[float] = deque(maxlen=512)
         self._interval_ms: deque[float] = deque(maxlen=512)
         self._timers_running: list[Any] = []
+        self._configured = False
+        self._held_by_lifecycle = False
         self.stop_requested = False
 
     # Lifecycle ------------------------------------------------------------------------------
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the robot's model, connect to the replay server and the learner, make the topics."""
+        try:
+            self._configure()
+        except (ValueError, OSError) as error:
+            logger.error("cannot configure %s: %s", self._entry.id, error)
+            return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.SUCCESS
+
+    def _configure(self) -> None:
         robot, robot_id = self._robot, self._entry.id
+        self._boot_id = uuid.uuid4().hex[:12]
+        self._reading = None
         self._reader = JointStateReader(robot.joints)
         task = make_task(self._fleet.task, robot)
+        kinematics = Kinematics(robot.urdf, robot.joints, robot.tool_link)
         self._sender = ExperienceSender(
             self._fleet.replay_server.endpoint,
             robot_id,
@@ -93,26 +105,36 @@ class RobotNode(LifecycleNode):
         self._loop = ControlLoop(
             robot,
             task,
-            Kinematics(robot.urdf, robot.joints, robot.tool_link),
+            kinematics,
             self._recorder,
             lambda: self._receiver.newest,
             np.random.default_rng(seed),
             evaluate_every=self._fleet.evaluate_every,
             exploration_scale=self._entry.exploration_scale,
         )
+        if restarts and robot.sim is None:
+            # A fault or an e-stop may have been latched in the process that died.
+            self._loop.pause("started again after a crash: look at the robot, then `pnaf fleet resume`")
         best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         self._message = Float64MultiArray(data=[0.0] * len(robot.joints))
         self._publisher = self.create_publisher(Float64MultiArray, robot.topics.command, 1)
-        self.create_subscription(JointState, robot.topics.joint_states, self._on_joint_states, best_effort)
-        self.create_service(Trigger, "~/estop", self._on_estop)
-        self.create_service(Trigger, "~/reset_estop", self._on_reset_estop)
+        self._subscription = self.create_subscription(
+            JointState, robot.topics.joint_states, self._on_joint_states, best_effort
+        )
+        self._estop_services = [
+            self.create_service(Trigger, "~/estop", self._on_estop),
+            self.create_service(Trigger, "~/reset_estop", self._on_reset_estop),
+        ]
         self._receiver.start()
         self._sender.start()
-        return TransitionCallbackReturn.SUCCESS
+        self._configured = True
+        logger.info("%s configured (boot %s)", robot_id, self._boot_id)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Start the control loop on ROS time and its watchdog on wall time."""
-        self._loop.resume("node activated")
+        if self._held_by_lifecycle:
+            self._loop.resume("node activated")
+            self._held_by_lifecycle = False
         self._timers_running = [
             self.create_timer(1.0 / self._robot.control_rate_hz, self._on_tick),
             self.create_timer(_WATCH_PERIOD_S, self._on_watch, clock=Clock(clock_type=ClockType.STEADY_TIME)),
@@ -121,23 +143,26 @@ class RobotNode(LifecycleNode):
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop moving: zero command, no more ticks."""
+        self._publish_zero()
+        self._stop_timers()
+        self._held_by_lifecycle = self._loop.phase in ("waiting", "resetting", "episode")
+        self._loop.pause("node deactivated")
+        return TransitionCallbackReturn.SUCCESS
+
+    def _stop_timers(self) -> None:
         for timer in self._timers_running:
             self.destroy_timer(timer)
         self._timers_running = []
-        self._loop.pause("node deactivated")
-        self._publish_zero()
-        return TransitionCallbackReturn.SUCCESS
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Ship what is left and disconnect."""
+        """Ship what is left, disconnect and give the topics back."""
         self.close()
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """As deactivate and cleanup."""
-        self._loop.pause("node shut down")
-        self._publish_zero()
-        self.close()
+        """Stop moving and end the process."""
+        self.stop_moving()
+        self.stop_requested = True
         return TransitionCallbackReturn.SUCCESS
 
     # Topics ---------------------------------------------------------------------------------
@@ -153,29 +178,28 @@ class RobotNode(LifecycleNode):
 
     def _on_tick(self) -> None:
         started_s = time.monotonic()
-        self._obey_commands()
         if self._reading is None:
             return
         age_s = (self.get_clock().now().nanoseconds - self._reading.stamp_ns) * 1e-9
-        if age_s > self._robot.limits.max_state_age_s:
-            self._loop.lose_state(f"joint states are {age_s:.2f} s old")
+        if abs(age_s) > self._robot.limits.max_state_age_s:  # below zero: the driver's clock is ahead
             self._publish_zero()
+            self._loop.lose_state(f"joint states are {age_s:.2f} s old")
             return
         self._loop.blocked = self._sender.blocked
         velocity = self._loop.tick(self._reading.q, self._reading.qd, self._reading.stamp_ns, started_s)
         self._message.data = velocity.tolist()
         self._publisher.publish(self._message)
-        self._interval_ms.append((started_s - self._last_tick_s) * 1e3)
+        if self._last_tick_s:
+            self._interval_ms.append((started_s - self._last_tick_s) * 1e3)
         self._last_tick_s = started_s
         self._tick_ms.append((time.monotonic() - started_s) * 1e3)
 
     def _on_watch(self) -> None:
         """ROS time stands still when a simulator dies, and the control timer with it: look at wall time."""
-        self._obey_commands()
         silence_s = time.monotonic() - self._reading_arrived_s
         if self._reading is not None and silence_s > self._robot.limits.max_state_silence_s:
-            self._loop.lose_state(f"no joint states for {silence_s:.1f} s")
             self._publish_zero()
+            self._loop.lose_state(f"no joint states for {silence_s:.1f} s")
 
     def _publish_zero(self) -> None:
         self._message.data = [0.0] * len(self._robot.joints)
@@ -183,11 +207,14 @@ class RobotNode(LifecycleNode):
 
     # Commands -------------------------------------------------------------------------------
 
-    def _obey_commands(self) -> None:
+    def obey_commands(self) -> None:
+        """Do what the operator has asked for since the last call, active or not."""
         while not self._commands.empty():
             command = self._commands.get()
             note = f"{command.kind} by the operator" + (f": {command.reason}" if command.reason else "")
             self.get_logger().info(note)
+            if command.kind in ("pause", "stop", "estop"):
+                self._publish_zero()
             match command.kind:
                 case "pause":
                     self._loop.pause(note)
@@ -200,13 +227,10 @@ class RobotNode(LifecycleNode):
                     self._loop.estop(note)
                 case _:
                     self.get_logger().error(f"unknown fleet command {command.kind!r}: ignored")
-                    continue
-            if command.kind != "resume":
-                self._publish_zero()
 
     def _on_estop(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._loop.estop("e-stop by ROS service")
         self._publish_zero()
+        self._loop.estop("e-stop by ROS service")
         response.success, response.message = True, "latched; clear it with ~/reset_estop, then resume"
         return response
 
@@ -246,25 +270,31 @@ class RobotNode(LifecycleNode):
     @property
     def refusal(self) -> str:
         """Why the replay server will not have this robot; empty when it will."""
-        return self._sender.refusal
+        return self._sender.refusal if self._configured else ""
 
     # Ends -----------------------------------------------------------------------------------
 
     def stop_moving(self) -> None:
-        """Zero command on every way out; also when nothing was ever configured."""
-        if hasattr(self, "_loop"):
-            self._loop.pause("node stopped")
-            self._publish_zero()
+        """Zero command on every way out."""
+        if self._configured:
+            self._publish_zero()  # before anything that could fail
             self._publisher.wait_for_all_acked(Duration(seconds=0.2))
+            self._stop_timers()
+            self._loop.pause("node stopped")
 
     def close(self) -> None:
-        """Ship what is left, for at most ten seconds, and stop the threads."""
-        if not hasattr(self, "_sender"):
+        """Ship what is left, for at most ten seconds, stop the threads and give the topics back."""
+        if not self._configured:
             return
+        self._configured = False
         left = self._sender.close(_FLUSH_TIMEOUT_S)
         self._receiver.close()
         if left:
             logger.error("%d steps were never acknowledged by the replay server and are lost", left)
+        self.destroy_subscription(self._subscription)
+        self.destroy_publisher(self._publisher)
+        for service in self._estop_services:
+            self.destroy_service(service)
 
 
 def _rate(outcomes: deque[bool]) -> float:
@@ -292,12 +322,13 @@ def run_robot(fleet: FleetConfig, robot_id: str, ros_args: list[str] | None = No
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        node.trigger_configure()
+        if node.trigger_configure() != TransitionCallbackReturn.SUCCESS:
+            return EXIT_CONFIG
         node.trigger_activate()
         notify_ready()
-        logger.info("%s ready (boot %s)", robot_id, node._boot_id)
         while not stop.is_set() and not node.stop_requested:
             executor.spin_once(timeout_sec=0.1)
+            node.obey_commands()
             if node.refusal:
                 return EXIT_CONFIG
     finally:

@@ -26,7 +26,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
-from fleet.config import RobotConfig
+from fleet.config import ConfigError, RobotConfig
 from fleet.ready import notify_ready, stop_on_signals
 from robot_nodes.sim.mujoco_arm import MujocoArm
 
@@ -216,12 +216,19 @@ def _shuffled(n: int, rng: np.random.Generator) -> NDArray[Any]:
 
 
 def run_arm(config: RobotConfig, robot_id: str, seed: int) -> None:
-    """Run one simulated arm until SIGINT or SIGTERM."""
+    """Run one simulated arm until a signal ends it.
+
+    Raises:
+        ConfigError: The robot is not simulated, or its model and rates do not fit.
+    """
     stop = stop_on_signals()
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     executor = SingleThreadedExecutor()
     try:
-        node = ArmNode(config, robot_id, seed, executor)
+        try:
+            node = ArmNode(config, robot_id, seed, executor)
+        except ValueError as error:
+            raise ConfigError(f"cannot simulate {robot_id}: {error}") from error
         try:
             notify_ready()
             logger.info("%s: simulated arm ready, joint order %s", robot_id, node._joint_states.name)

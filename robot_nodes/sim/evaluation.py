@@ -58,4 +58,5 @@ def evaluate_policy(
 
 def write_film(fleet: FleetConfig, evaluation: Evaluation, path: Path) -> None:
     """The first episodes as a GIF."""
-    film_episodes(fleet.entry(evaluation.robot_id).robot, evaluation.episodes[:_FILMED_EPISODES], path)
+    robot, episodes = fleet.entry(evaluation.robot_id).robot, evaluation.episodes[:_FILMED_EPISODES]
+    film_episodes(robot, episodes, fleet.task.success_radius_m, path)

@@ -15,11 +15,12 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from fleet.config import ReachTaskConfig, RobotConfig
+from fleet.config import ConfigError, ReachTaskConfig, RobotConfig
 from fleet.spaces import Space, SpaceSpec
 from robot_nodes.tasks.task import ArmState, Vector
 
 _AXES = ("x", "y", "z")
+_MOST_TRIES = 10_000
 
 
 def reach_reward(distance_m: float, action: Vector, config: ReachTaskConfig) -> float:
@@ -41,11 +42,16 @@ class ReachTask:
         self._center = np.array(config.target_center_m)
         self.episode_s = config.episode_s
         self.spec = _spec(config, robot)
+        self.sample_goal(np.random.default_rng(0))  # now, not in the middle of a run
 
     def sample_goal(self, rng: np.random.Generator) -> Vector:
-        """A target [3] (m), uniform in the volume of the shell above the lowest z and beyond the lowest x."""
+        """A target [3] (m), uniform in the volume of the shell beyond the lowest z and the lowest x.
+
+        Raises:
+            ConfigError: There is next to no such volume.
+        """
         inner, outer = self._config.target_radius_m
-        while True:
+        for _ in range(_MOST_TRIES):
             offset = rng.uniform(-outer, outer, 3)
             target: Vector = self._center + offset
             if (
@@ -54,6 +60,11 @@ class ReachTask:
                 and target[0] >= self._config.target_min_x_m
             ):
                 return target
+        raise ConfigError(
+            f"task: no target found {inner} to {outer} m (target_radius_m) around {self._center.tolist()}"
+            f" with z >= target_min_z_m {self._config.target_min_z_m} and x >= target_min_x_m"
+            f" {self._config.target_min_x_m}: let the planes leave more of the shell"
+        )
 
     def observe(self, state: ArmState, goal: Vector) -> npt.NDArray[np.float32]:
         """q, q̇, tool, target [2 nq + 6]."""

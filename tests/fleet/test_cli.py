@@ -207,7 +207,7 @@ def start_echo(free_endpoint: str) -> Any:
 
 
 def test_a_replay_server_serves_status_and_commands_and_ends_in_order(
-    tmp_path: Path, free_endpoint: str
+    tmp_path: Path, free_endpoint: str, make_endpoint: Callable[[], str]
 ) -> None:
     at = ("--set", f"replay_server.endpoint={free_endpoint}")
     server = pnaf_process("replay-server", SIM2, "--run-dir", str(tmp_path / "run"), *at)
@@ -224,7 +224,7 @@ def test_a_replay_server_serves_status_and_commands_and_ends_in_order(
 
         second = answer_of(pnaf_process("replay-server", SIM2, "--run-dir", str(tmp_path / "b"), *at))
         assert second.status == 2 and f"{free_endpoint} is in use" in second.errors
-        elsewhere = ("--set", "replay_server.endpoint=tcp://127.0.0.1:*")
+        elsewhere = ("--set", f"replay_server.endpoint={make_endpoint()}")
         same = answer_of(pnaf_process("replay-server", SIM2, "--run-dir", str(tmp_path / "run"), *elsewhere))
         assert same.status == 2 and "is in use by another replay server" in same.errors
     finally:

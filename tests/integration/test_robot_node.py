@@ -189,7 +189,7 @@ def arm(make_fleet: Callable[..., FleetConfig], tmp_path: Path) -> Iterator[Arm]
     made.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_in_zero_commands_and_nothing_is_lost(arm, number):
     arm.begin()
     arm.process.send_signal(number)
@@ -271,6 +271,42 @@ def test_it_is_a_lifecycle_node(arm):
     assert len(arm.commands) == heard, "an inactive node does not command"
     assert change(Transition.TRANSITION_ACTIVATE)
     arm.until(lambda: arm.state() == "episode" and arm.moves(), "goes on when active again")
+
+
+def test_configured_again_it_counts_from_a_new_boot_and_loses_nothing(arm):
+    arm.begin()
+    arm.until(lambda: arm.stats()["robot/steps"] > 30, "some rows")
+
+    def change(transition: int) -> None:
+        request = ChangeState.Request(transition=Transition(id=transition))
+        assert arm.call(ChangeState, "change_state", request).success
+
+    change(Transition.TRANSITION_DEACTIVATE)
+    change(Transition.TRANSITION_CLEANUP)
+    first = arm.client.status().stats["replay/rows_inserted"]
+    assert first > 30
+    change(Transition.TRANSITION_CONFIGURE)
+    change(Transition.TRANSITION_ACTIVATE)
+    arm.until(lambda: arm.policies.poll(0), "it subscribes again")
+    arm.publish(random_policy(arm.fleet))
+    arm.until(lambda: arm.client.status().stats["replay/rows_inserted"] > first + 30, "new rows are stored")
+    assert arm.client.status().stats["replay/duplicates_dropped"] == 0
+
+
+def test_a_model_that_does_not_fit_is_told_at_once(make_fleet, caplog):
+    from robot_nodes.robot_node import run_robot
+
+    fleet = make_fleet("robot1")
+    entry = fleet.robots[0]
+    robot = entry.robot.model_copy(update={"tool_link": "gripper"})
+    fleet = fleet.model_copy(update={"robots": [entry.model_copy(update={"robot": robot})]})
+    handlers = {number: signal.getsignal(number) for number in (2, 15, 1, 3)}
+    try:
+        assert run_robot(fleet, "robot1") == 2
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert "no link 'gripper'" in caplog.text
 
 
 def test_a_policy_for_another_robot_is_refused_and_reported(arm):

@@ -84,6 +84,42 @@ def test_process_gets_its_environment_and_its_end_ends_the_launch(
     assert out.read_text() == "7"
 
 
+def test_who_ends_in_order_is_not_respawned_and_ends_the_launch(
+    launch_file: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from launch import LaunchDescription
+
+    monkeypatch.setattr(launch_file, "RESPAWN_DELAY_S", 0.05)
+    starts, ended = tmp_path / "starts", tmp_path / "ended"
+    # As a robot after `pnaf fleet stop`; the second start would fail and end the launch too.
+    code = f"""
+import os, pathlib, sys, time
+starts, other_runs = pathlib.Path(os.environ["STARTS"]), pathlib.Path(os.environ["OTHER"])
+again = starts.exists()
+starts.write_text("xx" if again else "x")
+while not other_runs.exists():
+    time.sleep(0.01)
+sys.exit({EXIT_CONFIG} if again else 0)
+"""
+    waiting = """
+import os, pathlib, signal, sys
+def end(*_):
+    pathlib.Path(os.environ["OTHER"]).write_text("ended")
+    sys.exit(0)
+signal.signal(signal.SIGINT, end)
+pathlib.Path(os.environ["OTHER"]).write_text("runs")
+signal.pause()
+"""
+    files = {"STARTS": str(starts), "OTHER": str(ended)}
+    processes = [
+        launch_file.process(python(code, "robot", files, respawn=True)),
+        launch_file.process(python(waiting, "waiting", files, respawn=True)),
+    ]
+    assert run_until_idle(LaunchDescription(processes)) == 0
+    assert starts.read_text() == "x"
+    assert ended.read_text() == "ended"
+
+
 def test_crash_is_respawned_and_config_error_ends_the_launch(
     launch_file: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

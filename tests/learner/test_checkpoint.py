@@ -25,7 +25,7 @@ from learner.publisher import policy_message
 from learner.trainer import Trainer
 
 CONFIG = LearnerConfig(hidden_sizes=[8, 8], batch_size=16)
-PROGRESS = Progress(run_id="run", policy_version=12, cursor=340, rows=300)
+PROGRESS = Progress(run_id="run", policy_version=1012, policies_published=9, cursor=340, rows=300)
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import zmq
 
 from fleet.codec import decode, encode
-from fleet.config import FleetConfig, LearnerConfig, ReplayServerConfig
+from fleet.config import ConfigError, FleetConfig, LearnerConfig, ReplayServerConfig
 from fleet.messages import Hello, Message, PolicyMessage, TransitionBatch, Welcome
 from fleet.sockets import AddressInUseError, Context, connect_dealer, connect_policy_subscriber
 from fleet.spaces import SpaceSpec
@@ -177,11 +178,15 @@ def test_from_the_first_row_to_a_checkpoint(
 
     first = next_policy()
     assert (first.run_id, first.learner_step, first.exploration_std) == ("run1", 0, 1.0)
+    for _ in range(3):  # nothing new, but robots see that the learner is there
+        again = next_policy()
+        assert (again.version, again.published_ns) == (0, first.published_ns)
     robot.send_episode()
     with ReplayClient(config.replay_server.endpoint, "monitor", "test", context=context) as client:
         wait_until(lambda: learner_stats(client).get("learner/rows") == ROWS, what="32 rows in the mirror")
         stats = learner_stats(client)
         assert (stats["state"], stats["learner/updates"]) == ("waiting", 0)
+        assert (stats["learner/policy_version"], stats["learner/policies_published"]) == (0, 1)
         for _ in range(4):
             robot.send_episode()
         wait_until(lambda: learner_stats(client).get("learner/updates") == 2 * 5 * ROWS, what="320 updates")
@@ -198,7 +203,8 @@ def test_from_the_first_row_to_a_checkpoint(
     learner.end()
     (checkpoint,) = list_checkpoints(tmp_path / "checkpoints")
     assert checkpoint.name == "0000000320"
-    assert read_policy(newest_policy_file(tmp_path / "checkpoints")).learner_step == 320
+    saved = read_policy(newest_policy_file(tmp_path / "checkpoints"))
+    assert (saved.version, saved.learner_step, saved.checksum) == (later.version, 320, later.checksum)
     assert list((tmp_path / "tensorboard").glob("events.*"))
     policies.close()
     robot.socket.close()
@@ -241,6 +247,11 @@ def test_survives_the_server_and_resumes_its_own_work(
     robot.send_episode()
     wait_until(updates_published(6 * ROWS * 2), 20, what="384 updates, after the learner came back")
     assert versions == sorted(versions)
+    with ReplayClient(config.replay_server.endpoint, "monitor", "test", context=context) as client:
+        wait_until(lambda: learner_stats(client).get("learner/policy_version") == versions[-1])
+        stats = learner_stats(client)
+    assert versions[-1] >= 1000, "versions leave a gap at a restart"
+    assert len(set(versions)) <= stats["learner/policies_published"] < 500, "the count of them does not"
     learner.end()
     policies.close()
     robot.socket.close()
@@ -261,3 +272,23 @@ def test_a_port_in_use_is_an_error(config: FleetConfig, tmp_path: Path, context:
     with pytest.raises(AddressInUseError, match=config.learner.policy_endpoint):
         run_learner(config, tmp_path, threading.Event(), lambda: None)
     taken.close()
+
+
+@pytest.mark.parametrize(
+    ("device", "found", "text"),
+    [
+        ("cuda", 0, r"learner\.device = cuda: PyTorch \S+ finds no CUDA device: use cpu, or install"),
+        ("cuda:3", 2, r"learner\.device = cuda:3: PyTorch finds 2 CUDA device\(s\), numbered from cuda:0"),
+    ],
+)
+def test_a_device_that_is_not_there_is_a_config_error_before_anything_else(
+    config: FleetConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, found: int, text: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: found)
+    learner = config.learner.model_copy(update={"device": device})
+    config = config.model_copy(update={"learner": learner})
+    stop, ready = threading.Event(), threading.Event()
+    stop.set()  # a learner that does not look would end without a word
+    with pytest.raises(ConfigError, match=text):
+        run_learner(config, tmp_path, stop, ready.set)
+    assert not ready.is_set()

@@ -76,6 +76,24 @@ def test_every_late_subscriber_gets_the_last_policy(
     publisher.close()
 
 
+def test_the_last_policy_is_repeated_as_it_was(
+    spec: SpaceSpec, context: Context, free_endpoint: str, wait_until: WaitUntil
+) -> None:
+    publisher = PolicyPublisher(bind_policy_publisher(context, free_endpoint))
+    publisher.repeat()  # nothing to send yet: must not fail
+    socket = connect_policy_subscriber(context, free_endpoint)
+    publisher.publish(policy_message(Trainer(CONFIG, spec), "run", 4, 0.1, 17))
+    assert receive(socket, publisher, wait_until).published_ns == 17
+    for _ in range(2):
+        publisher.repeat()
+        assert socket.poll(5000)
+        again = receive(socket, publisher, wait_until)
+        assert (again.version, again.published_ns) == (4, 17)
+    assert publisher.subscriptions == 1
+    socket.close()
+    publisher.close()
+
+
 def test_a_policy_that_is_not_finite_is_never_made(spec: SpaceSpec) -> None:
     trainer = Trainer(CONFIG, spec)
     with torch.no_grad():

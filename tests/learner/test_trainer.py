@@ -45,6 +45,19 @@ def test_one_update_is_adam_on_the_loss_and_a_polyak_step(spec: SpaceSpec, make_
     assert trainer.updates == 1
 
 
+def test_q_mean_is_the_value_and_the_advantage(spec: SpaceSpec, make_rows: MakeRows) -> None:
+    """Weights 0: V = (2, 5), μ = 0, L = I; |u|² = 1, so Q = 2 − ½, whatever reward and target are."""
+    trainer, mirror = Trainer(CONFIG, spec), ReplayMirror(3, 2, 100)
+    rows = Transitions(**vars(make_rows(16)) | {"action": np.tile(np.array([0.6, -0.8], "f4"), (16, 1))})
+    mirror.extend(rows)
+    for flat, values in ((trainer.network.flat.data, (2.0, 5.0)), (trainer.target, (3.0, 4.0))):
+        flat.zero_()
+        trainer.shape.layers(flat)[-1][1][:2] = torch.tensor(values)
+    metrics = trainer.metrics(mirror)
+    assert metrics["learner/q_mean"] == pytest.approx(1.5)
+    assert metrics["learner/v_mean"] == pytest.approx(3.5)
+
+
 def test_learns_a_one_step_task(spec: SpaceSpec) -> None:
     """Reward −(u − x)² and every step terminal: μ(x) must become x."""
     rng = np.random.default_rng(0)

@@ -80,11 +80,11 @@ def test_a_gap_is_not_taken_but_answered_with_where_to_go_on(open_log, make_batc
 
 def test_boots_and_robots_count_for_themselves(open_log, make_batch) -> None:
     log, close = open_log()
-    assert log.append(make_batch(3, 0)) == 2
-    assert log.append(make_batch(4, 0, boot_id="b1")) == 3
-    assert log.append(make_batch(5, 0, robot_id="arm2")) == 4
+    assert log.append(make_batch(3, 0, tag=1)) == 2
+    assert log.append(make_batch(4, 0, boot_id="b1", tag=2)) == 3
+    assert log.append(make_batch(5, 0, robot_id="arm2", tag=3)) == 4
     assert log.rows_by_robot == {"arm1": 7, "arm2": 5}
-    assert log.ring.robot_indices(np.arange(12)).tolist() == [0] * 7 + [1] * 5
+    assert log.ring.tail(0, 12)[1]["observation"][:, 2].tolist() == [1] * 3 + [2] * 4 + [3] * 5
     close()
 
 
@@ -162,7 +162,7 @@ def test_a_restart_serves_the_same_rows_under_the_same_cursors(open_log, make_ba
         np.testing.assert_array_equal(after[1][name], values, err_msg=name)
     assert (log.durable_seq("arm1", "b0"), log.durable_seq("arm2", "b0")) == (7, 4)
     assert log.rows_by_robot == {"arm1": 8, "arm2": 5}
-    assert log.ring.robot_indices(np.arange(13)).tolist() == [0] * 4 + [1] * 3 + [0] * 4 + [1] * 2
+    assert after[1]["observation"][:, 2].tolist() == [1] * 4 + [2] * 3 + [1] * 4 + [2] * 2
     assert log.append(make_batch(2, 8, episode=1)) == 9
     close()
 

@@ -21,14 +21,13 @@ def test_a_row_is_the_sum_of_its_columns() -> None:
 
 def test_rows_come_back_by_cursor_after_the_ring_wrapped(make_transitions) -> None:
     ring = Ring(5, NX, NU)
-    assert ring.extend(make_transitions(4, 0), robot_index=0) == 0
-    assert ring.extend(make_transitions(3, 4), robot_index=1) == 4
+    assert ring.extend(make_transitions(4, 0)) == 0
+    assert ring.extend(make_transitions(3, 4)) == 4
     assert (ring.oldest_cursor, ring.end_cursor, ring.rows) == (2, 7, 5)
     got = ring.gather(np.array([6, 2, 4, 6]))
     np.testing.assert_array_equal(got["reward"], [6, 2, 4, 6])
     np.testing.assert_array_equal(got["observation"][:, 1], [6.25, 2.25, 4.25, 6.25])
     np.testing.assert_array_equal(got["stamp_ns"], [300_000_000, 100_000_000, 200_000_000, 300_000_000])
-    np.testing.assert_array_equal(ring.robot_indices(np.array([2, 3, 4, 6])), [0, 0, 1, 1])
 
 
 def test_a_batch_larger_than_the_ring_leaves_its_newest_rows(make_transitions) -> None:
@@ -64,11 +63,10 @@ def test_wrong_shapes_are_named_and_not_broadcast(make_transitions) -> None:
 def test_restored_rows_lie_at_their_cursors_and_the_oldest_are_left_out(make_transitions) -> None:
     ring = Ring(4, NX, NU, first_cursor=10)
     assert ring.reserve(6) == 10
-    ring.restore(np.array([11, 14, 15]), make_transitions(3, 100), robot_index=2)
-    ring.restore(np.array([10, 12, 13]), make_transitions(3, 200), robot_index=5)
+    ring.restore(np.array([11, 14, 15]), make_transitions(3, 100))
+    ring.restore(np.array([10, 12, 13]), make_transitions(3, 200))
     assert (ring.oldest_cursor, ring.end_cursor) == (12, 16)
     np.testing.assert_array_equal(ring.tail(0, 9)[1]["reward"], [201, 202, 101, 102])
-    np.testing.assert_array_equal(ring.robot_indices(np.arange(12, 16)), [5, 5, 2, 2])
 
 
 @given(
@@ -82,11 +80,11 @@ def test_the_ring_is_the_end_of_a_list(
     make_transitions, capacity, first_cursor, batches, cursor, max_rows
 ) -> None:
     ring = Ring(capacity, NX, NU, first_cursor)
-    model: list[tuple[int, float, int]] = []  # cursor, reward, robot
-    for robot, rows in enumerate(batches):
+    model: list[tuple[int, float]] = []  # cursor, reward
+    for rows in batches:
         begun = len(model)
-        assert ring.extend(make_transitions(rows, begun), robot) == first_cursor + begun
-        model += [(first_cursor + begun + i, float(begun + i), robot) for i in range(rows)]
+        assert ring.extend(make_transitions(rows, begun)) == first_cursor + begun
+        model += [(first_cursor + begun + i, float(begun + i)) for i in range(rows)]
     kept = model[-capacity:]
     assert ring.end_cursor == first_cursor + len(model)
     assert ring.rows == len(kept)
@@ -94,14 +92,13 @@ def test_the_ring_is_the_end_of_a_list(
 
     first, columns = ring.tail(cursor, max_rows)
     expected = [row for row in kept if row[0] >= cursor][:max_rows]
-    assert columns["reward"].tolist() == [reward for _, reward, _ in expected]
+    assert columns["reward"].tolist() == [reward for _, reward in expected]
     assert set(columns) == set(COLUMNS)
     if expected:
         assert first == expected[0][0]
     if kept:
         cursors = np.array([row[0] for row in reversed(kept)])
         assert ring.gather(cursors)["action"][:, 1].tolist() == [-row[1] for row in reversed(kept)]
-        assert ring.robot_indices(cursors).tolist() == [row[2] for row in reversed(kept)]
 
 
 def test_a_large_ring_costs_no_memory_until_rows_arrive() -> None:

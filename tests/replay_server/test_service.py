@@ -324,23 +324,125 @@ def test_nobody_is_told_that_a_silent_robot_got_a_command(start) -> None:
     assert "arm1 is silent for 60 s" in refusal(answer)
 
 
-def test_a_robot_that_restarts_is_still_paused_or_stopped(start, make_spec) -> None:
+@pytest.fixture
+def robot(start, make_spec) -> Any:
+    """arm1 under an operator's commands: what it is told at its hellos, in which state it reports to be."""
     it = start()
-    it.hello(A)
-    estop = FleetCommand(kind="estop")
-    it.say(ASKER, estop)
 
-    def say_hello(boot_id: str) -> list[Message]:
-        hello = Hello(role="robot", process_id="arm1", boot_id=boot_id, spec=make_spec().to_json())
-        return [reply for _, reply in it.say(f"arm1:{boot_id}".encode(), hello)]
+    def hello(boot_id: str = "b0") -> list[FleetCommand]:
+        message = Hello(role="robot", process_id="arm1", boot_id=boot_id, spec=make_spec().to_json())
+        (_, welcome), *told = it.say(f"arm1:{boot_id}".encode(), message)
+        assert isinstance(welcome, Welcome)
+        return [command for _, command in told]
 
-    assert len(say_hello("b0")) == 1, "this boot was told already"
-    welcome, command = say_hello("b1")
-    assert isinstance(welcome, Welcome) and command == estop
-    it.say(ASKER, FleetCommand(kind="resume", target="arm1"))
-    assert len(say_hello("b2")) == 1
-    it.say(ASKER, FleetCommand(kind="stop"))
-    assert len(say_hello("b3")) == 1, "who is started again after a stop is meant to run"
+    def beat(state: str, boot_id: str = "b0") -> None:
+        message = Heartbeat(role="robot", process_id="arm1", boot_id=boot_id, state=state, stamp_ns=0)
+        assert it.say(f"arm1:{boot_id}".encode(), message) == []
+
+    def command(kind: str, target: str = "*") -> Message:
+        """The answer to the operator."""
+        *_, (to, answer) = it.say(ASKER, FleetCommand(kind=kind, target=target, reason=f"{kind} it"))
+        assert to == ASKER
+        return answer
+
+    assert hello() == []
+    beat("episode")
+    return SimpleNamespace(hello=hello, beat=beat, command=command, say=it.say)
+
+
+ESTOP = FleetCommand(kind="estop", reason="estop it")
+PAUSE = FleetCommand(kind="pause", reason="pause it")
+
+
+@pytest.mark.parametrize("commands", [["pause"], ["resume"], ["stop"], ["pause", "resume", "resume"]])
+@pytest.mark.parametrize("target", ["*", "arm1"])
+def test_an_estop_stands_over_crashes_whatever_else_is_commanded(robot, commands: list[str], target) -> None:
+    robot.command("estop")
+    robot.beat("estopped")
+    for kind in commands:
+        robot.command(kind, target)
+    for boot_id in ("b1", "b2"):
+        assert robot.hello(boot_id) == [ESTOP], "nobody has reset it"
+        robot.beat("waiting", boot_id)  # on its way still
+        robot.command("resume")
+        assert robot.hello(boot_id) == [ESTOP]
+        robot.beat("estopped", boot_id)
+        assert robot.hello(boot_id) == []
+
+
+def test_an_estop_ends_with_a_reset_and_a_resume(robot) -> None:
+    robot.command("estop", "arm1")
+    robot.beat("estopped")
+    assert "arm1: e-stopped; reset it at the robot" in refusal(robot.command("resume", "arm1"))
+    robot.beat("paused")  # as a reset leaves it
+    assert robot.hello() == [], "and it may stay so"
+    assert len(robot.hello("b1")) == 1, "a reset is not a resume yet"
+    robot.beat("estopped", "b1")
+    robot.beat("paused", "b1")
+    assert robot.command("resume", "arm1") == CommandReceipt(kind="resume", delivered_to=["arm1"])
+    robot.beat("waiting", "b1")
+    assert robot.hello("b1") == robot.hello("b2") == []
+
+
+def test_a_resume_of_all_leaves_out_who_is_estopped_and_says_so(robot, make_spec) -> None:
+    robot.say(B, Hello(role="robot", process_id="arm2", boot_id="b0", spec=make_spec().to_json()))
+    robot.command("estop", "arm1")
+    resume = FleetCommand(kind="resume")
+    (to, sent), (_, receipt) = robot.say(ASKER, resume)
+    assert (to, sent) == (B, resume)
+    assert receipt.delivered_to == ["arm2"]
+    assert receipt.note == "arm1: e-stopped; reset it at the robot (service ~/reset_estop), then resume again"
+
+
+def test_an_estop_of_all_holds_for_a_robot_that_comes_later_until_all_are_resumed(robot, make_spec) -> None:
+    def newcomer(robot_id: str) -> list[Message]:
+        hello = Hello(role="robot", process_id=robot_id, boot_id="b0", spec=make_spec().to_json())
+        return [reply for _, reply in robot.say(robot_id.encode(), hello)][1:]
+
+    robot.command("estop")
+    assert newcomer("arm3") == [ESTOP]
+    robot.command("resume")
+    assert newcomer("arm3") == [ESTOP], "it was told, and nobody has reset it"
+    assert newcomer("arm4") == []
+
+
+@pytest.mark.parametrize("state", ["episode", "resetting", "waiting"])
+@pytest.mark.parametrize("again", [PAUSE, ESTOP])
+def test_a_command_lost_on_the_way_is_sent_again_with_each_hello(robot, state: str, again) -> None:
+    robot.command(again.kind)
+    robot.beat(state)
+    assert robot.hello() == robot.hello() == [again]
+    robot.beat("paused" if again is PAUSE else "estopped")
+    assert robot.hello() == []
+    robot.beat(state)
+    assert robot.hello() == [again]
+
+
+def test_a_pause_does_not_pass_for_an_estop_that_was_lost(robot) -> None:
+    robot.command("estop")
+    robot.beat("paused")
+    robot.command("resume")
+    assert robot.hello() == [ESTOP], "it was never seen e-stopped, so it was never reset"
+
+
+def test_a_second_estop_is_not_taken_for_reset_by_what_came_before(robot) -> None:
+    robot.command("estop")
+    robot.beat("estopped")
+    robot.beat("paused")
+    robot.command("estop")  # lost
+    assert robot.hello() == [ESTOP]
+
+
+def test_a_pause_stands_over_crashes_until_a_resume_or_a_stop(robot) -> None:
+    for i, end in enumerate(("resume", "stop")):
+        robot.command("pause")
+        robot.beat("paused", f"b{i}")
+        assert robot.hello(f"b{i + 1}") == [PAUSE]
+        robot.beat("fault", f"b{i + 1}")
+        assert robot.hello(f"b{i + 1}") == [], "it stands still as it is"
+        robot.command(end)
+        robot.beat("waiting", f"b{i + 1}")
+        assert robot.hello(f"b{i + 1}") == robot.hello(f"c{i}") == []
 
 
 def test_messages_that_only_a_server_sends_are_refused(start) -> None:

@@ -498,3 +498,25 @@ def test_late_ticks_are_counted_only_in_episodes(robot: Robot) -> None:
     robot.tick()
     assert robot.loop.late_ticks == before + 1
     assert robot.loop.ticks == len(robot.log)
+
+
+def test_the_same_reading_again_is_no_step(robot: Robot) -> None:
+    robot.begin_episode(steps=5)
+    command = robot.tick()
+    rows = robot.loop._recorder.rows_produced
+    q, qd, stamp_ns = robot.arm.q.copy(), robot.arm.qd.copy(), robot.arm.time_ns
+    first = robot.loop.tick(q, qd, stamp_ns, 0.0).copy()
+    assert robot.loop._recorder.rows_produced == rows + 1
+    assert np.array_equal(robot.loop.tick(q, qd, stamp_ns, 0.0), first)
+    assert robot.loop._recorder.rows_produced == rows + 1
+    assert not np.array_equal(first, command)
+
+
+@pytest.mark.parametrize("jump_ns", [150_000_000, -500_000_000])
+def test_a_step_of_another_length_is_dropped_and_the_episode_ends(robot: Robot, jump_ns: int) -> None:
+    robot.begin_episode(steps=10)
+    rows = robot.loop._recorder.rows_produced
+    robot.loop.tick(robot.arm.q.copy(), robot.arm.qd.copy(), robot.log[-1].stamp_ns + jump_ns, 0.0)
+    assert robot.loop.phase == "resetting"
+    assert robot.loop._recorder.rows_produced == rows
+    assert robot.batches[-1].end == "fault" and robot.batches[-1].truncated[-1]

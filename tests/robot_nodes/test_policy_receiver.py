@@ -75,11 +75,13 @@ def test_a_newer_one_is_taken(receiver: PolicyReceiver) -> None:
     assert (receiver.swaps, receiver.refused) == (2, 0)
 
 
-def test_the_same_version_again_is_neither_taken_nor_refused(receiver: PolicyReceiver) -> None:
+def test_the_same_version_again_is_not_swapped_in_but_is_not_old(receiver: PolicyReceiver) -> None:
     receiver.offer(encode(make_policy(3)))
     held = receiver.newest
     assert not receiver.offer(encode(make_policy(3)))
-    assert receiver.newest is held
+    assert held is not None and receiver.newest is not None
+    assert receiver.newest.policy is held.policy
+    assert receiver.newest.received_s > held.received_s
     assert (receiver.swaps, receiver.refused) == (1, 0)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fleet.config import ConfigError
 from fleet.config_file import load_fleet
 from robot_nodes.tasks.reach import ReachTask, reach_reward
 from robot_nodes.tasks.task import ArmState, make_task
@@ -68,3 +69,11 @@ def test_goals_fill_the_shell_and_nothing_else(task):
     # Even by volume: half of the shell's volume lies beyond this radius (the planes cut a little of it).
     middle = ((inner**3 + outer**3) / 2) ** (1 / 3)
     assert 0.4 < (radius > middle).mean() < 0.6
+
+
+def test_targets_that_cannot_be_are_told_before_a_run():
+    with pytest.raises(ConfigError, match="inner < outer"):
+        load_fleet(FLEET, ["task.target_radius_m=[0.6, 0.35]"])
+    fleet = load_fleet(FLEET, ["task.target_min_x_m=0.9"])
+    with pytest.raises(ConfigError, match=r"target_min_x_m 0\.9"):
+        make_task(fleet.task, fleet.robots[0].robot)
