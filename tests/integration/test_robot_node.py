@@ -206,7 +206,8 @@ def test_a_signal_ends_in_zero_commands_and_nothing_is_lost(arm, number):
     arm.server.join()
     episodes = list_episodes(arm.run.path)
     assert sum(episode.info.rows for episode in episodes) == produced
-    assert episodes[-1].info.end == "stopped"
+    assert all(episode.info.complete for episode in episodes)
+    assert episodes[-1].info.end in ("stopped", "time_limit")  # the signal may have come between episodes
 
 
 def test_old_joint_states_stop_the_robot_and_fresh_ones_let_it_go_on(arm):
