@@ -177,7 +177,8 @@ def _up(config: Path, overrides: Any, run: str, default_name: str) -> None:
 
     from rich.logging import RichHandler
 
-    from fleet.fleet_run import FleetRun, check_robots, write_report
+    from fleet.fleet_run import FleetRun, check_robots
+    from fleet.run_report import write_report
 
     console = Console()
     _log_to_stderr(RichHandler(console=console, show_path=False))  # goes around the live screen
@@ -309,7 +310,7 @@ def evaluate(
 ) -> None:
     """Measure a run's newest policy on a simulated robot."""
     from robot_nodes.policy import PolicyError
-    from robot_nodes.policy_file import newest_policy_file, read_policy
+    from robot_nodes.policy_file import read_policy, run_policy_file
     from robot_nodes.sim.evaluation import evaluate_policy, write_film
     from robot_nodes.sim.rollout import RolloutError
 
@@ -323,7 +324,7 @@ def evaluate(
                 EXIT_CONFIG,
             )
         try:
-            message = read_policy(newest_policy_file(RunFolder(run).checkpoints))
+            message = read_policy(run_policy_file(RunFolder(run)))
             result = evaluate_policy(fleet, message, episodes, seed, entry.id, Console(stderr=True))
         except PolicyError as error:
             _fail(str(error), EXIT_CONFIG)

@@ -233,6 +233,11 @@ class GoalConfig(Model):
 
     success_rate: Fraction = 0.9
     over_episodes: int = Field(20, ge=1, description="Newest noise-free episodes that count.")
+    confirm_episodes: int = Field(
+        50,
+        ge=0,
+        description="Fresh simulated episodes in which the newest policy alone must reach it, too.",
+    )
     time_budget_s: Positive = 1500.0
 
 

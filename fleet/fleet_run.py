@@ -9,13 +9,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
 
-from fleet.config import ConfigError, FleetConfig
+from fleet.config import ConfigError, FleetConfig, GoalConfig
+from fleet.confirmation import Confirmation, PolicyListener
 from fleet.live_screen import Progress, evaluations_that_count, render, stats_of, success_rate, summary_line
 from fleet.messages import Status
 from fleet.node_specs import node_specs
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 120.0
 _REFRESH_S = 0.5
+_CONFIRM_PAUSE_S = 10.0
 _STATUS_TIMEOUT_S = 1.0  # while a server restarts, its supervisor must not wait for its answer
 _LINE_PERIOD_S = 10.0
 
@@ -43,6 +45,7 @@ class Outcome:
         success_rate: Of the newest noise-free episodes when it ended; None if there were too few.
         produced: Steps each robot process says it took, by "robot_id:boot_id".
         learner_stats: The learner's last numbers.
+        confirmed: With "goal": the policy that was measured in fresh episodes; None without simulation.
         failure: With "failure": which process could not be kept running, and its last words.
     """
 
@@ -51,6 +54,7 @@ class Outcome:
     success_rate: float | None
     produced: dict[str, int]
     learner_stats: Mapping[str, Any]
+    confirmed: Confirmation | None = None
     failure: str = ""
 
 
@@ -63,6 +67,10 @@ class FleetRun:
         self._fleet, self._folder, self._console, self._stop = fleet, folder, console, stop
         self._status: Status | None = None
         self._produced: dict[str, int] = {}
+        self._confirmation: Confirmation | None = None
+        self._confirm_after_s = 0.0
+        self._simulated = [entry.id for entry in fleet.robots if entry.robot.sim is not None]
+        self._policies = PolicyListener(fleet.learner.policy_endpoint)
 
     def run(self) -> Outcome:
         """Start, watch, stop in order.
@@ -108,8 +116,10 @@ class FleetRun:
             # Robots first: they ship their last steps while the server still listens.
             supervisor.stop([entry.id for entry in self._fleet.robots])
             self._ask(client)
+        self._policies.close()
         learner_stats = stats_of(self._status, "learner")
-        return Outcome(ended_by, wall_time_s, rate, self._produced, learner_stats, failure)
+        confirmed = self._confirmation if ended_by == "goal" else None
+        return Outcome(ended_by, wall_time_s, rate, self._produced, learner_stats, confirmed, failure)
 
     def _watch(
         self, supervisor: Supervisor, client: ReplayClient, started_s: float, show: Callable[[Progress], None]
@@ -120,17 +130,42 @@ class FleetRun:
             self._ask(client)
             elapsed_s = time.monotonic() - started_s
             note = "" if supervisor.all_ready else "waiting for processes that were started again"
+            if self._confirmation is not None:
+                version = self._confirmation.message.version
+                note = f"measuring policy v{version} alone, in fresh simulated episodes …"
             show(Progress(self._folder.path.name, elapsed_s, goal, supervisor.restarts, note))
             if self._status is not None and self._status.last_command == "stop":
                 return "stop command"
             if goal is None:
                 continue
             rate = self._success_rate()
-            if rate is not None and rate >= goal.success_rate:
+            if self._is_confirmed(goal, rate, elapsed_s):
                 return "goal"
             if elapsed_s > goal.time_budget_s:
                 return "time budget"
         return "interrupt"
+
+    def _is_confirmed(self, goal: GoalConfig, rate: float | None, elapsed_s: float) -> bool:
+        """Whether the goal is reached by the robots' newest episodes and by the newest policy alone."""
+        if self._confirmation is not None:
+            if not self._confirmation.done:
+                return False
+            if self._confirmation.success_rate >= goal.success_rate:
+                return True
+            version, found = self._confirmation.message.version, self._confirmation.success_rate
+            logger.info("policy v%d: %.0f %% of fresh episodes; learning goes on", version, 100 * found)
+            self._confirmation, self._confirm_after_s = None, elapsed_s + _CONFIRM_PAUSE_S
+        if rate is None or rate < goal.success_rate or elapsed_s < self._confirm_after_s:
+            return False
+        message = self._policies.newest()
+        if not (goal.confirm_episodes and self._simulated and message):
+            return True
+        seed = self._fleet.seed + 1000
+        self._confirmation = Confirmation(
+            self._fleet, self._simulated[0], message, goal.confirm_episodes, seed
+        )
+        self._confirmation.start()
+        return False
 
     def _ask(self, client: ReplayClient) -> None:
         from replay_server.client import ReplayError
@@ -179,67 +214,3 @@ def check_robots(fleet: FleetConfig) -> None:
             Kinematics(entry.robot.urdf, entry.robot.joints, entry.robot.tool_link)
         except ValueError as error:
             raise ConfigError(f"robot {entry.id}: {error}") from error
-
-
-def write_report(folder: RunFolder, outcome: Outcome, console: Console) -> bool:
-    """Count what is stored, draw the curve, film the last policy; True if the goal was reached."""
-    from replay_server.episode_store import list_episodes
-    from replay_server.report import Report, count_rows, plot_learning_curve
-
-    fleet = folder.load()
-    episodes = list_episodes(folder.path)
-    counts = count_rows(episodes, outcome.produced)
-    reached = outcome.ended_by == "goal" or (fleet.goal is None and outcome.ended_by == "stop command")
-    report = Report(
-        success_rate=outcome.success_rate,
-        robots=len(fleet.robots),
-        transitions_produced=sum(outcome.produced.values()),
-        transitions_stored=counts.stored,
-        transitions_lost=counts.lost,
-        transitions_duplicated=counts.duplicated,
-        updates=int(outcome.learner_stats.get("learner/updates", 0)),
-        wall_time_s=round(outcome.wall_time_s, 1),
-        policy_versions=int(outcome.learner_stats.get("learner/policies_published", 0)),
-        seed=fleet.seed,
-        ended_by=outcome.ended_by,
-        final_evaluation={},
-    )
-    report.write(folder.report)  # before anything that may still go wrong
-    goal = fleet.goal.success_rate if fleet.goal else None
-    plot_learning_curve([episode.info for episode in episodes], folder.learning_curve, goal)
-    if outcome.ended_by != "interrupt":
-        replace(report, final_evaluation=_evaluate(fleet, folder, console)).write(folder.report)
-    console.print(
-        f"{'goal reached' if reached else f'ended by {outcome.ended_by}'} after {outcome.wall_time_s:.0f} s:"
-        f" {counts.stored:,} transitions stored, {counts.lost} lost, {counts.duplicated} duplicated",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return reached
-
-
-def _evaluate(fleet: FleetConfig, folder: RunFolder, console: Console) -> dict[str, float]:
-    """50 more noise-free episodes with the last policy, and the film; nothing if no robot is simulated."""
-    from robot_nodes.policy import PolicyError
-    from robot_nodes.policy_file import newest_policy_file, read_policy
-    from robot_nodes.sim.evaluation import evaluate_policy, write_film
-    from robot_nodes.sim.rollout import RolloutError
-
-    simulated = [entry.id for entry in fleet.robots if entry.robot.sim is not None]
-    if not simulated:
-        return {}
-    try:
-        message = read_policy(newest_policy_file(folder.checkpoints))
-        evaluation = evaluate_policy(fleet, message, 50, fleet.seed + 1000, simulated[0], console)
-    except (PolicyError, RolloutError) as error:
-        logger.error("no final evaluation: %s", error)
-        return {}
-    write_film(fleet, evaluation, folder.film)
-    summary = evaluation.summary
-    console.print(
-        f"final policy v{message.version}: {100 * summary['success_rate']:.0f} % of 50 fresh noise-free"
-        f" episodes, mean final distance {100 * summary.get('mean_final_distance_m', float('nan')):.1f} cm",
-        highlight=False,
-        soft_wrap=True,
-    )
-    return summary

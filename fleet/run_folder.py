@@ -59,6 +59,11 @@ class RunFolder:
         return self.path / "learning_curve.png"
 
     @property
+    def policy(self) -> Path:
+        """The policy that `final_evaluation` in the report speaks of."""
+        return self.path / POLICY_FILE
+
+    @property
     def film(self) -> Path:
         """The learned arm, moving."""
         return self.path / "policy.gif"

@@ -6,19 +6,23 @@ from pathlib import Path
 
 from fleet.codec import decode
 from fleet.messages import MessageError, PolicyMessage
-from fleet.run_folder import POLICY_FILE
+from fleet.run_folder import POLICY_FILE, RunFolder
 from robot_nodes.policy import PolicyError
 
 
-def newest_policy_file(checkpoints: Path) -> Path:
-    """The policy of the newest checkpoint in a run's `checkpoints` folder.
+def run_policy_file(run: RunFolder) -> Path:
+    """The policy that the run ended with, or else that of its newest checkpoint.
 
     Raises:
         PolicyError: There is none.
     """
-    files = sorted(checkpoints.glob(f"[0-9]*/{POLICY_FILE}"))
+    if run.policy.is_file():
+        return run.policy
+    files = sorted(run.checkpoints.glob(f"[0-9]*/{POLICY_FILE}"))
     if not files:
-        raise PolicyError(f"{checkpoints}: no policy was saved there; did the learner run and end in order?")
+        raise PolicyError(
+            f"{run.checkpoints}: no policy was saved there; did the learner run and end in order?"
+        )
     return files[-1]
 
 

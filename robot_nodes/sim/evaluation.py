@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,16 +44,23 @@ class Evaluation:
 
 
 def evaluate_policy(
-    fleet: FleetConfig, message: PolicyMessage, episodes: int, seed: int, robot_id: str, console: Console
+    fleet: FleetConfig,
+    message: PolicyMessage,
+    episodes: int,
+    seed: int,
+    robot_id: str,
+    console: Console | None = None,
 ) -> Evaluation:
-    """Run noise-free episodes with one policy, showing progress.
+    """Run noise-free episodes with one policy, showing progress on a console if there is one.
 
     Raises:
         PolicyError: The policy is not one for this robot and task.
         RolloutError: The simulated robot went into a fault.
     """
     rollout = Rollout(fleet, robot_id, message, seed)
-    numbers = track(range(episodes), "evaluating", console=console, transient=True)
+    numbers: Iterable[int] = range(episodes)
+    if console is not None:
+        numbers = track(numbers, "evaluating", console=console, transient=True)
     return Evaluation(robot_id, [rollout.episode() for _ in numbers])
 
 

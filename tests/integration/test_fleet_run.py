@@ -12,9 +12,10 @@ import pytest
 from rich.console import Console
 
 from fleet.config import GoalConfig
-from fleet.fleet_run import FleetRun, write_report
+from fleet.fleet_run import FleetRun
 from fleet.node_specs import node_specs
 from fleet.run_folder import create_run_folder
+from fleet.run_report import write_report
 from fleet.supervisor import Supervisor
 from replay_server.client import ReplayClient, ReplayTimeout
 from replay_server.episode_store import list_episodes, read_episode

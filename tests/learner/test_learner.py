@@ -17,13 +17,14 @@ import zmq
 from fleet.codec import decode, encode
 from fleet.config import ConfigError, FleetConfig, LearnerConfig, ReplayServerConfig
 from fleet.messages import Hello, Message, PolicyMessage, TransitionBatch, Welcome
+from fleet.run_folder import RunFolder
 from fleet.sockets import AddressInUseError, Context, connect_dealer, connect_policy_subscriber
 from fleet.spaces import SpaceSpec
 from learner.checkpoint import list_checkpoints
 from learner.learner import run_learner
 from replay_server.client import ReplayClient
 from replay_server.server import run_replay_server
-from robot_nodes.policy_file import newest_policy_file, read_policy
+from robot_nodes.policy_file import read_policy, run_policy_file
 
 WaitUntil = Callable[..., None]
 ROWS = 32
@@ -203,7 +204,7 @@ def test_from_the_first_row_to_a_checkpoint(
     learner.end()
     (checkpoint,) = list_checkpoints(tmp_path / "checkpoints")
     assert checkpoint.name == "0000000320"
-    saved = read_policy(newest_policy_file(tmp_path / "checkpoints"))
+    saved = read_policy(run_policy_file(RunFolder(tmp_path)))
     assert (saved.version, saved.learner_step, saved.checksum) == (later.version, 320, later.checksum)
     assert list((tmp_path / "tensorboard").glob("events.*"))
     policies.close()

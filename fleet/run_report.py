@@ -1,0 +1,87 @@
+"""What is left of a run in its folder: the report, the curve, the policy and its film.
+
+As `fleet/cli.py`, a place where the packages meet: it imports the others when it needs them.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from rich.console import Console
+
+from fleet.codec import encode
+from fleet.config import FleetConfig
+from fleet.fleet_run import Outcome
+from fleet.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+def write_report(folder: RunFolder, outcome: Outcome, console: Console) -> bool:
+    """Count what is stored, draw the curve, film the last policy; True if the goal was reached."""
+    from replay_server.episode_store import list_episodes
+    from replay_server.report import Report, count_rows, plot_learning_curve
+
+    fleet = folder.load()
+    episodes = list_episodes(folder.path)
+    counts = count_rows(episodes, outcome.produced)
+    reached = outcome.ended_by == "goal" or (fleet.goal is None and outcome.ended_by == "stop command")
+    report = Report(
+        success_rate=outcome.success_rate,
+        robots=len(fleet.robots),
+        transitions_produced=sum(outcome.produced.values()),
+        transitions_stored=counts.stored,
+        transitions_lost=counts.lost,
+        transitions_duplicated=counts.duplicated,
+        updates=int(outcome.learner_stats.get("learner/updates", 0)),
+        wall_time_s=round(outcome.wall_time_s, 1),
+        policy_versions=int(outcome.learner_stats.get("learner/policies_published", 0)),
+        seed=fleet.seed,
+        ended_by=outcome.ended_by,
+        final_evaluation={},
+    )
+    report.write(folder.report)  # before anything that may still go wrong
+    goal = fleet.goal.success_rate if fleet.goal else None
+    plot_learning_curve([episode.info for episode in episodes], folder.learning_curve, goal)
+    if outcome.ended_by != "interrupt":
+        replace(report, final_evaluation=_evaluate(fleet, folder, outcome, console)).write(folder.report)
+    console.print(
+        f"{'goal reached' if reached else f'ended by {outcome.ended_by}'} after {outcome.wall_time_s:.0f} s:"
+        f" {counts.stored:,} transitions stored, {counts.lost} lost, {counts.duplicated} duplicated",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return reached
+
+
+def _evaluate(fleet: FleetConfig, folder: RunFolder, outcome: Outcome, console: Console) -> dict[str, float]:
+    """50 fresh noise-free episodes with the last policy, and the film; nothing if no robot is simulated."""
+    from robot_nodes.policy import PolicyError
+    from robot_nodes.policy_file import read_policy, run_policy_file
+    from robot_nodes.sim.evaluation import evaluate_policy, write_film
+    from robot_nodes.sim.rollout import RolloutError
+
+    simulated = [entry.id for entry in fleet.robots if entry.robot.sim is not None]
+    if not simulated:
+        return {}
+    try:
+        if outcome.confirmed is not None and outcome.confirmed.evaluation is not None:
+            message, evaluation = outcome.confirmed.message, outcome.confirmed.evaluation
+        else:
+            message = read_policy(run_policy_file(folder))
+            evaluation = evaluate_policy(fleet, message, 50, fleet.seed + 1000, simulated[0], console)
+    except (PolicyError, RolloutError) as error:
+        logger.error("no final evaluation: %s", error)
+        return {}
+    folder.policy.write_bytes(encode(message))
+    write_film(fleet, evaluation, folder.film)
+    summary = evaluation.summary
+    distance_cm = 100 * summary.get("mean_final_distance_m", float("nan"))
+    console.print(
+        f"policy v{message.version}: {100 * summary['success_rate']:.0f} % of {summary['episodes']:.0f} fresh"
+        f" noise-free episodes, mean final distance {distance_cm:.1f} cm",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return summary
