@@ -68,14 +68,8 @@ def node_specs(fleet: FleetConfig, config: Path, run_dir: Path) -> list[NodeSpec
 
 
 def ros_environment(fleet: FleetConfig) -> dict[str, str]:
-    """ROS 2 variables for this fleet's processes.
-
-    Simulated fleets talk over UDP only: after `kill -9` Fast DDS would leave shared memory behind.
-    """
-    variables = {
+    """ROS 2 variables for this fleet's processes, whatever the shell has set."""
+    return {
         "ROS_DOMAIN_ID": str(fleet.ros.domain_id),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": fleet.ros.discovery_range,
     }
-    if all(entry.robot.sim is not None for entry in fleet.robots):
-        variables["FASTDDS_BUILTIN_TRANSPORTS"] = "UDPv4"
-    return variables

@@ -28,6 +28,7 @@ from typing import IO, Any
 
 from fleet.node_specs import NodeSpec
 from fleet.ready import EXIT_CONFIG, READY_FD_VARIABLE, RESTARTS_VARIABLE
+from fleet.shared_memory import remove_stale_segments
 
 logger = logging.getLogger(__name__)
 
@@ -210,6 +211,8 @@ class Supervisor:
             left = deque(name for name in left if name not in group)
         for group_children in groups:
             self._stop_group(group_children, timeout_s)
+        if names is None:
+            remove_stale_segments()  # of those that did not end by themselves
 
     def _stop_group(self, children: list[_Child], timeout_s: float) -> None:
         for child in children:

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from fleet.shared_memory import remove_stale_segments
+
 # No deadline: the machines that run this are busy. Derandomised in CI: a failure there can be repeated.
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
@@ -28,16 +30,16 @@ WaitUntil = Callable[..., None]
 
 @pytest.fixture(scope="session")
 def ros_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """ROS 2 on this machine only, without shared memory, logging into a temporary folder."""
+    """ROS 2 on this machine only, logging into a temporary folder; killed nodes leave nothing behind."""
     environment = {
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4",
         "ROS_LOG_DIR": str(tmp_path_factory.mktemp("ros_log")),
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
         yield environment
+    remove_stale_segments()
 
 
 def _lock_domain(domain: int) -> int | None:

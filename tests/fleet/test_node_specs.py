@@ -61,7 +61,6 @@ def test_real_hardware_has_no_arm_process_and_keeps_its_transport(sim2: FleetCon
     specs = {spec.name: spec for spec in node_specs(fleet, CONFIG, RUN)}
     assert "robot2_arm" not in specs
     assert specs["robot2"].after == ("replay_server",)
-    assert "FASTDDS_BUILTIN_TRANSPORTS" not in specs["robot2"].env
 
 
 def test_everything_may_start_in_the_listed_order(sim2: FleetConfig) -> None:
@@ -76,7 +75,6 @@ def test_ros_environment(sim2: FleetConfig) -> None:
     assert ros_environment(sim2) == {
         "ROS_DOMAIN_ID": "71",
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "FASTDDS_BUILTIN_TRANSPORTS": "UDPv4",
     }
     ros = sim2.ros.model_copy(update={"domain_id": 5, "discovery_range": "SUBNET"})
     fleet = hardware(sim2.model_copy(update={"ros": ros}), "robot1", "robot2")
