@@ -24,15 +24,8 @@ def make(folder: Path, *names: str) -> None:
 
 
 def test_what_nobody_maps_is_removed_with_its_companions(tmp_path: Path, old: None) -> None:
-    make(
-        tmp_path,
-        STALE,
-        f"{STALE}_el",
-        "fastdds_port64321",
-        "sem.fastdds_port64321_mutex",
-        "other",
-        "fastdds_x",
-    )
+    port = "fastdds_port64321"
+    make(tmp_path, STALE, f"{STALE}_el", port, f"sem.{port}_mutex", "other", "fastdds_x")
     assert remove_stale_segments(tmp_path) == [STALE, port]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fastdds_x", "other"]
 
