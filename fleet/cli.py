@@ -353,20 +353,24 @@ def logs_ls(run: Annotated[Path, typer.Argument(help="A run folder.")], as_json:
     if as_json:
         _print_json([{"path": e.path, **asdict(e.info)} for e in episodes])
         return
-    table = Table(title=f"{run}: {len(episodes)} episodes, {sum(e.info.rows for e in episodes):,} rows")
-    for name in ("file", "rows", "end", "success", "noise-free", "policy", "return", "metrics"):
-        table.add_column(name, overflow="fold")
-    for episode in episodes:
-        info, metrics = episode.info, dict(episode.info.metrics)
+    table = Table(
+        title=f"{run}: {len(episodes)} episodes, {sum(e.info.rows for e in episodes):,} rows",
+        caption="one episode: pnaf logs show RUN/episodes/ROBOT/BOOT-EPISODE.h5",
+        box=None,
+    )
+    for name in ("robot", "boot", "episode", "rows", "policy", "eval", "end", "ok", "return"):
+        table.add_column(name, no_wrap=True)
+    for info in (episode.info for episode in episodes):
         table.add_row(
-            str(episode.path.relative_to(run)),
+            info.robot_id,
+            info.boot_id,
+            f"{info.episode:06d}",
             str(info.rows),
-            info.end or "unfinished",
-            "yes" if info.success else "no",
-            "yes" if info.evaluation else "",
             f"v{info.policy_version}",
-            f"{metrics.pop('return', float('nan')):.2f}",
-            ", ".join(f"{key} {value:.3f}" for key, value in metrics.items()),
+            "yes" if info.evaluation else "",
+            info.end or "unfinished",
+            "[green]yes[/]" if info.success else "no",
+            f"{info.metrics.get('return', float('nan')):.2f}",
         )
     Console().print(table)
 
