@@ -76,7 +76,10 @@ def make_fleet(robots: int, sim: dict[str, float], port: int, domain: int) -> Fl
         update={
             "robots": [entry.model_copy(update={"id": f"robot{i + 1}"}) for i in range(robots)],
             "replay_server": fleet.replay_server.model_copy(update={"endpoint": f"tcp://127.0.0.1:{port}"}),
-            "learner": fleet.learner.model_copy(update={"policy_endpoint": f"tcp://127.0.0.1:{port + 1}"}),
+            # Few rows before the first update: policies are published only after updates.
+            "learner": fleet.learner.model_copy(
+                update={"policy_endpoint": f"tcp://127.0.0.1:{port + 1}", "warmup_rows": 50}
+            ),
             "ros": fleet.ros.model_copy(update={"domain_id": domain}),
             "goal": None,
         }
