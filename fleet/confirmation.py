@@ -32,6 +32,12 @@ class PolicyListener:
         self._socket = connect_policy_subscriber(self._context, endpoint)
         self._newest: PolicyMessage | None = None
 
+    def __enter__(self) -> PolicyListener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def newest(self) -> PolicyMessage | None:
         """The newest policy that was heard; None before the first."""
         while self._socket.poll(0):

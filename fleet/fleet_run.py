@@ -70,7 +70,6 @@ class FleetRun:
         self._confirmation: Confirmation | None = None
         self._confirm_after_s = 0.0
         self._simulated = [entry.id for entry in fleet.robots if entry.robot.sim is not None]
-        self._policies = PolicyListener(fleet.learner.policy_endpoint)
 
     def run(self) -> Outcome:
         """Start, watch, stop in order.
@@ -85,6 +84,7 @@ class FleetRun:
         with (
             Supervisor(specs, self._folder.logs) as supervisor,
             ReplayClient(self._fleet.replay_server.endpoint, "monitor", "fleet_up") as client,
+            PolicyListener(self._fleet.learner.policy_endpoint) as policies,
             Live(console=self._console, auto_refresh=False, screen=False, transient=True) as live,
         ):
             if self._console.is_terminal:
@@ -103,7 +103,7 @@ class FleetRun:
             started_s = time.monotonic()
             failure = ""
             try:
-                ended_by = self._watch(supervisor, client, started_s, show)
+                ended_by = self._watch(supervisor, client, policies, started_s, show)
             except SupervisorError as error:  # what was learned and stored until now is still worth a report
                 ended_by, failure = "failure", str(error)
             wall_time_s = time.monotonic() - started_s
@@ -116,13 +116,17 @@ class FleetRun:
             # Robots first: they ship their last steps while the server still listens.
             supervisor.stop([entry.id for entry in self._fleet.robots])
             self._ask(client)
-        self._policies.close()
         learner_stats = stats_of(self._status, "learner")
         confirmed = self._confirmation if ended_by == "goal" else None
         return Outcome(ended_by, wall_time_s, rate, self._produced, learner_stats, confirmed, failure)
 
     def _watch(
-        self, supervisor: Supervisor, client: ReplayClient, started_s: float, show: Callable[[Progress], None]
+        self,
+        supervisor: Supervisor,
+        client: ReplayClient,
+        policies: PolicyListener,
+        started_s: float,
+        show: Callable[[Progress], None],
     ) -> str:
         goal = self._fleet.goal
         while not self._stop.wait(_REFRESH_S):
@@ -139,13 +143,15 @@ class FleetRun:
             if goal is None:
                 continue
             rate = self._success_rate()
-            if self._is_confirmed(goal, rate, elapsed_s):
+            if self._is_confirmed(goal, policies, rate, elapsed_s):
                 return "goal"
             if elapsed_s > goal.time_budget_s:
                 return "time budget"
         return "interrupt"
 
-    def _is_confirmed(self, goal: GoalConfig, rate: float | None, elapsed_s: float) -> bool:
+    def _is_confirmed(
+        self, goal: GoalConfig, policies: PolicyListener, rate: float | None, elapsed_s: float
+    ) -> bool:
         """Whether the goal is reached by the robots' newest episodes and by the newest policy alone."""
         if self._confirmation is not None:
             if not self._confirmation.done:
@@ -157,7 +163,7 @@ class FleetRun:
             self._confirmation, self._confirm_after_s = None, elapsed_s + _CONFIRM_PAUSE_S
         if rate is None or rate < goal.success_rate or elapsed_s < self._confirm_after_s:
             return False
-        message = self._policies.newest()
+        message = policies.newest()
         if not (goal.confirm_episodes and self._simulated and message):
             return True
         seed = self._fleet.seed + 1000
