@@ -64,6 +64,7 @@ class Peer:
         self.answer: Callable[[JointState], list[float] | None] = lambda state: None
         self.command_topic = config.topics.command
         self.publisher: Any = None
+        self.first_command: list[float] | None = None
         best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
         self.node.create_subscription(JointState, config.topics.joint_states, self._on_state, best_effort)
         self.node.create_subscription(Clock, "clock", self._on_clock, best_effort)
@@ -82,13 +83,20 @@ class Peer:
         if self.publisher is None:
             self.publisher = self.node.create_publisher(Float64MultiArray, self.command_topic, 1)
             self.spin_until(lambda: self.publisher.get_subscription_count() == 1, "the arm hears commands")
+            # The arm may not know of us yet although we know of it: say the first command until it acts.
+            self.first_command = velocity
         self.publisher.publish(Float64MultiArray(data=velocity))
 
     def spin_until(self, condition: Callable[[], object], what: str, timeout_s: float = 20.0) -> None:
         deadline = time.monotonic() + timeout_s
+        again = time.monotonic() + 1.0
         while not condition():
             assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
             self.executor.spin_once(timeout_sec=0.05)
+            if self.first_command is not None and time.monotonic() > again:
+                self.publisher.publish(Float64MultiArray(data=self.first_command))
+                again += 1.0
+        self.first_command = None
 
     def spin_for(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
