@@ -271,6 +271,11 @@ class FleetConfig(Model):
             raise ValueError(f"replay_server.endpoint and learner.policy_endpoint are both {endpoints[0]}")
         return self
 
+    @property
+    def simulated(self) -> list[str]:
+        """Ids of the robots whose arm is simulated."""
+        return [entry.id for entry in self.robots if entry.robot.sim is not None]
+
     def entry(self, robot_id: str) -> RobotEntry:
         """The robot with this id.
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+FRESH_SEED = 1000
+"""Added to the fleet's seed: episodes that judge a policy are none that it was trained in."""
+
 
 class PolicyListener:
     """Hears the learner's policies and gives the newest when asked."""

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 
 from fleet.config import ConfigError, FleetConfig, GoalConfig
-from fleet.confirmation import Confirmation, PolicyListener
+from fleet.confirmation import FRESH_SEED, Confirmation, PolicyListener
 from fleet.live_screen import Progress, evaluations_that_count, render, stats_of, success_rate, summary_line
 from fleet.messages import Status
 from fleet.node_specs import node_specs
@@ -69,7 +69,6 @@ class FleetRun:
         self._produced: dict[str, int] = {}
         self._confirmation: Confirmation | None = None
         self._confirm_after_s = 0.0
-        self._simulated = [entry.id for entry in fleet.robots if entry.robot.sim is not None]
 
     def run(self) -> Outcome:
         """Start, watch, stop in order.
@@ -94,11 +93,8 @@ class FleetRun:
 
             else:
                 show = self._line_printer()
-            show(
-                Progress(
-                    self._folder.path.name, 0.0, self._fleet.goal, note=f"starting {len(specs)} processes …"
-                )
-            )
+            run, goal = self._folder.path.name, self._fleet.goal
+            show(Progress(run, 0.0, goal, note=f"starting {len(specs)} processes …"))
             supervisor.start(_START_TIMEOUT_S, cancelled=self._stop.is_set)
             started_s = time.monotonic()
             failure = ""
@@ -108,11 +104,7 @@ class FleetRun:
                 ended_by, failure = "failure", str(error)
             wall_time_s = time.monotonic() - started_s
             rate = self._success_rate()
-            show(
-                Progress(
-                    self._folder.path.name, wall_time_s, self._fleet.goal, note=f"stopping ({ended_by}) …"
-                )
-            )
+            show(Progress(run, wall_time_s, goal, note=f"stopping ({ended_by}) …"))
             # Robots first: they ship their last steps while the server still listens.
             supervisor.stop([entry.id for entry in self._fleet.robots])
             self._ask(client)
@@ -164,12 +156,10 @@ class FleetRun:
         if rate is None or rate < goal.success_rate or elapsed_s < self._confirm_after_s:
             return False
         message = policies.newest()
-        if not (goal.confirm_episodes and self._simulated and message):
+        simulated, seed = self._fleet.simulated, self._fleet.seed + FRESH_SEED
+        if not (goal.confirm_episodes and simulated and message):
             return True
-        seed = self._fleet.seed + 1000
-        self._confirmation = Confirmation(
-            self._fleet, self._simulated[0], message, goal.confirm_episodes, seed
-        )
+        self._confirmation = Confirmation(self._fleet, simulated[0], message, goal.confirm_episodes, seed)
         self._confirmation.start()
         return False
 

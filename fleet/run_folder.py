@@ -29,11 +29,6 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @property
-    def episodes(self) -> Path:
-        """HDF5 episodes, one folder per robot."""
-        return self.path / "episodes"
-
-    @property
     def checkpoints(self) -> Path:
         """The learner's checkpoints and the newest policy."""
         return self.path / "checkpoints"

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from fleet.codec import encode
 from fleet.config import FleetConfig
+from fleet.confirmation import FRESH_SEED
 from fleet.fleet_run import Outcome
 from fleet.run_folder import RunFolder
 
@@ -62,15 +63,16 @@ def _evaluate(fleet: FleetConfig, folder: RunFolder, outcome: Outcome, console: 
     from robot_nodes.sim.evaluation import evaluate_policy, write_film
     from robot_nodes.sim.rollout import RolloutError
 
-    simulated = [entry.id for entry in fleet.robots if entry.robot.sim is not None]
-    if not simulated:
+    if not fleet.simulated:
         return {}
     try:
         if outcome.confirmed is not None and outcome.confirmed.evaluation is not None:
             message, evaluation = outcome.confirmed.message, outcome.confirmed.evaluation
         else:
             message = read_policy(run_policy_file(folder))
-            evaluation = evaluate_policy(fleet, message, 50, fleet.seed + 1000, simulated[0], console)
+            evaluation = evaluate_policy(
+                fleet, message, 50, fleet.seed + FRESH_SEED, fleet.simulated[0], console
+            )
     except (PolicyError, RolloutError) as error:
         logger.error("no final evaluation: %s", error)
         return {}
