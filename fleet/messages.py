@@ -2,7 +2,9 @@
 
 A message is a frozen dataclass of header fields (msgpack) and arrays (raw little-endian bytes).
 `column(dtype, *dims)` declares an array; the same dimension letter means the same size in every
-column of a message, and the codec checks it before anything is allocated.
+column of a message, and the codec checks it before anything is allocated. Transitions travel as
+packed rows, one record of `row_dtype(nx, nu)` each: the same bytes on the wire, in the robot's
+spool, in the server's journal and in its ring.
 
     N rows      nx observation      nu action      P network parameters
 """
@@ -10,13 +12,16 @@ column of a message, and the codec checks it before anything is allocated.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import Self
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_FRAME_BYTES = 64 * 2**20
 MAX_ROWS = 2**18
 
@@ -34,7 +39,7 @@ def column(dtype: str, *dims: str) -> Any:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Transitions:
-    """Columns of N transitions, the same on the wire, in the ring and in HDF5.
+    """N transitions as columns; made of packed rows, the columns are views of them.
 
     Attributes:
         observation: What the policy saw, SI units [N, nx].
@@ -66,6 +71,88 @@ class Transitions:
     def rows(self) -> int:
         """Number of transitions N."""
         return len(self.reward)
+
+    @classmethod
+    def from_packed(cls, packed: Array, **header: Any) -> Self:
+        """A message whose columns are views of `packed`, records of `row_dtype(nx, nu)` [N]."""
+        attributes = packed_attributes(packed)
+        made = cls(**{name: attributes[name] for name in COLUMNS}, **header)
+        made.__dict__.update(attributes)
+        return made
+
+    def packed(self) -> Array:
+        """The rows as records of `row_dtype(nx, nu)` [N]; columns are copied if they stood alone.
+
+        Raises:
+            MessageError: A column has another dtype or shape than the others allow.
+        """
+        held: Array | None = getattr(self, "_packed", None)
+        if held is not None:
+            return held
+        sizes: dict[str, int] = {}
+        for name, spec in COLUMNS.items():
+            check_array(f"{type(self).__name__}.{name}", getattr(self, name), spec, sizes)
+        packed = np.zeros(self.rows, row_dtype(sizes["nx"], sizes["nu"]))
+        for name in COLUMNS:
+            packed[name] = getattr(self, name)
+        return packed
+
+
+def packed_attributes(packed: Array) -> dict[str, Array]:
+    """What a message made by `from_packed` holds of its rows."""
+    attributes = {name: packed[name] for name in COLUMNS}
+    attributes["_packed"] = packed
+    return attributes
+
+
+def check_array(name: str, array: Array, spec: Mapping[str, Any], sizes: dict[str, int]) -> None:
+    """Compare an array with its declaration; `sizes` collects what each dimension letter stands for.
+
+    Raises:
+        MessageError: It has another dtype or shape.
+    """
+    if array.dtype != spec["dtype"]:
+        raise MessageError(f"{name} must be {spec['dtype']}, got {array.dtype}")
+    check_shape(name, array.shape, spec["dims"], sizes)
+
+
+def check_shape(name: str, shape: tuple[int, ...], dims: tuple[str, ...], sizes: dict[str, int]) -> None:
+    """Compare a shape with dimension letters; see `check_array`."""
+    if len(shape) != len(dims):
+        raise MessageError(f"{name} must have dimensions [{', '.join(dims)}], got shape {str(shape)[:80]}")
+    for dim, size in zip(dims, shape, strict=True):
+        if sizes.setdefault(dim, size) != size:
+            raise MessageError(f"{name}: {dim} is {size} here but {sizes[dim]} in an earlier column")
+        if dim == "N" and size > MAX_ROWS:
+            raise MessageError(f"{name} has {size} rows, at most {MAX_ROWS} fit one message")
+
+
+COLUMNS: dict[str, Mapping[str, Any]] = {
+    f.name: f.metadata for f in Transitions.__dataclass_fields__.values()
+}
+"""Dtype and dimensions of each column of a transition."""
+
+
+@lru_cache(maxsize=64)
+def row_dtype(nx: int, nu: int) -> np.dtype[Any]:
+    """One packed transition: all float columns, then the flags, then the integers on 8-byte boundaries.
+
+    In this order no size leaves a gap, and there must be none: numpy's copies leave the bytes of a gap
+    undefined, and `np.concatenate` would make records of another size.
+    """
+    sizes = {"nx": nx, "nu": nu}
+    ordered = sorted(COLUMNS.items(), key=lambda item: "fbi".index(item[1]["dtype"].kind))
+    names, formats, offsets, end = [], [], [], 0
+    for name, spec in ordered:
+        shape = tuple(sizes[dim] for dim in spec["dims"][1:])
+        width = spec["dtype"].itemsize
+        end = -(-end // width) * width
+        names.append(name)
+        formats.append((spec["dtype"], shape))
+        offsets.append(end)
+        end += width * int(np.prod(shape))
+    itemsize = -(-end // 8) * 8
+    return np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": itemsize})
 
 
 EndReason = Literal["success", "failure", "time_limit", "fault", "stopped", "intervention"]
@@ -101,11 +188,17 @@ class TransitionBatch(Transitions):
 
 @dataclass(frozen=True, kw_only=True)
 class Ack:
-    """replay server → robot: every row up to and including `durable_seq` is stored."""
+    """replay server → robot: every row up to and including `durable_seq` is on the server's disk.
+
+    Attributes:
+        sealed_seq: Every row up to and including it is in a finished episode file, too: the robot may
+            forget it. What lies between the two is in the server's journal only.
+    """
 
     robot_id: str
     boot_id: str
     durable_seq: int
+    sealed_seq: int = -1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +210,9 @@ class Hello:
         process_id: robot id, or a name for others.
         spec: `SpaceSpec.to_json()`; robots must send it, others may leave it empty.
         oldest_seq: Robots: the oldest row they can still send. Rows before it that the server
-            lacks (it was killed before they were on disk) are lost, counted, and no longer awaited.
+            lacks (its disk was damaged, or the robot had no room) are lost, counted, and no longer awaited.
+        backlog: Robots: earlier boots whose rows are still in their spool, each with its oldest seq; at
+            most MAX_BACKLOG. Batches of these boots may follow on the same connection.
     """
 
     role: str
@@ -125,7 +220,11 @@ class Hello:
     boot_id: str
     protocol_version: int = PROTOCOL_VERSION
     oldest_seq: int = 0
+    backlog: dict[str, int] = field(default_factory=dict)
     spec: dict[str, Any] = field(default_factory=dict)
+
+
+MAX_BACKLOG = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,13 +234,17 @@ class Welcome:
     Attributes:
         server_boot_id: Changes when the server restarts: say hello again and re-send what is unacked.
         spec: The run's spec; empty until the first robot said hello.
-        durable_seq: Highest stored seq of this robot and boot; -1 if none.
+        durable_seq: As in Ack, of this robot and boot; -1 if none.
+        sealed_seq: As in Ack.
+        backlog: For each boot of the hello's backlog, its [durable_seq, sealed_seq].
     """
 
     run_id: str
     server_boot_id: str
     spec: dict[str, Any]
     durable_seq: int = -1
+    sealed_seq: int = -1
+    backlog: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

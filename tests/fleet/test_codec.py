@@ -14,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 from fleet.codec import decode, encode
 from fleet.messages import (
+    COLUMNS,
     MAX_FRAME_BYTES,
     MAX_ROWS,
     MESSAGE_TYPES,
@@ -27,8 +28,11 @@ from fleet.messages import (
     StatusRequest,
     TailReply,
     TransitionBatch,
+    Transitions,
     policy_checksum,
+    row_dtype,
 )
+from fleet.spaces import MAX_DIMENSIONS
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 INT = st.integers(-(2**63), 2**64 - 1)
@@ -39,6 +43,8 @@ PLAIN: dict[str, st.SearchStrategy[Any]] = {
     "float": st.floats(allow_nan=False),
     "bool": st.booleans(),
     "dict[str, Any]": st.dictionaries(TEXT, SCALAR, max_size=4),
+    "dict[str, int]": st.dictionaries(TEXT, INT, max_size=4),
+    "dict[str, list[int]]": st.dictionaries(TEXT, st.lists(INT, max_size=3), max_size=4),
     "dict[str, float]": st.dictionaries(TEXT, st.floats(allow_nan=False), max_size=4),
     "list[int]": st.lists(INT, max_size=4),
     "list[str]": st.lists(TEXT, max_size=4),
@@ -82,9 +88,84 @@ def batch(rows: int = 3, nx: int = 4, nu: int = 2, **changes: Any) -> Transition
     return TransitionBatch(**{**values, **changes})
 
 
+@st.composite
+def packed_rows(draw: st.DrawFn) -> np.ndarray[Any, Any]:
+    """Rows of any content, as they lie in a spool, a journal or a ring."""
+    nx, nu, count = draw(st.integers(0, 5)), draw(st.integers(0, 5)), draw(st.integers(0, 5))
+    rows = np.zeros(count, row_dtype(nx, nu))
+    for name in COLUMNS:
+        rows[name] = draw(hnp.arrays(rows[name].dtype, rows[name].shape))
+    return rows
+
+
 @given(messages())
 def test_every_message_survives_the_wire(message: Message) -> None:
     assert_equal(decode(encode(message)), message)
+
+
+@given(packed_rows(), st.integers(0, 3))
+def test_packed_rows_survive_the_wire_as_bytes(rows: np.ndarray[Any, Any], hello: int) -> None:
+    sent = TailReply.from_packed(rows, request_id=10**hello, first_cursor=0, next_cursor=0, end_cursor=0)
+    decoded = decode(encode(sent))
+    assert isinstance(decoded, TailReply)
+    assert decoded.packed().dtype == rows.dtype and decoded.packed().tobytes() == rows.tobytes()
+    assert decoded.rows == len(rows)
+    for name in COLUMNS:
+        column = getattr(decoded, name)
+        assert column.dtype == COLUMNS[name]["dtype"] and column.shape == rows[name].shape
+        assert column.tobytes() == rows[name].tobytes()
+
+
+@given(packed_rows())
+def test_columns_are_views_of_the_rows_and_pack_into_the_same_rows(rows: np.ndarray[Any, Any]) -> None:
+    made = Transitions.from_packed(rows)
+    assert made.packed() is rows
+    columns = {name: np.ascontiguousarray(getattr(made, name)) for name in COLUMNS}
+    assert Transitions(**columns).packed().tobytes() == rows.tobytes()
+    for name in COLUMNS:
+        assert not rows[name].size or np.shares_memory(getattr(made, name), rows)
+
+
+def test_decoding_copies_no_rows_and_numbers_lie_where_the_processor_reads_them() -> None:
+    for name in ("b", "longer", "longer still"):  # headers of other lengths
+        frame = encode(batch(rows=5, nx=3, nu=2, boot_id=name))
+        decoded = decode(frame)
+        assert isinstance(decoded, TransitionBatch)
+        rows = decoded.packed()
+        assert np.shares_memory(rows, np.frombuffer(frame, np.uint8))
+        assert np.shares_memory(decoded.stamp_ns, rows) and np.shares_memory(decoded.observation, rows)
+        assert rows.ctypes.data % 8 == 0 and rows.dtype.itemsize % 8 == 0
+        assert decoded.stamp_ns.flags.aligned and decoded.observation.flags.aligned
+
+
+@pytest.mark.parametrize(("nx", "nu"), [(0, 0), (1, 0), (0, 1), (1, 1), (30, 7), (4, 4), (4096, 4096)])
+def test_a_row_has_no_gaps(nx: int, nu: int) -> None:
+    dtype = row_dtype(nx, nu)
+    # Floats: 2 nx + 2 nu + 1; four flags; two integers.
+    assert dtype.itemsize == 4 * (2 * nx + 2 * nu + 1) + 4 + 16
+    assert dtype["policy_version"] == dtype["stamp_ns"] == np.dtype("<i8")
+    assert dtype.fields is not None and dtype.fields["policy_version"][1] % 8 == 0
+    # numpy keeps the bytes of a gap neither in copies nor in joined arrays
+    assert np.concatenate([np.zeros(1, dtype), np.zeros(1, dtype)]).dtype == dtype
+
+
+def test_a_message_without_rows_and_one_without_dimensions() -> None:
+    for rows, nx, nu in ((0, 4, 2), (3, 0, 2), (3, 4, 0), (0, 0, 0)):
+        decoded = decode(encode(batch(rows=rows, nx=nx, nu=nu)))
+        assert isinstance(decoded, TransitionBatch)
+        assert decoded.observation.shape == (rows, nx) and decoded.policy_action.shape == (rows, nu)
+
+
+def test_rows_in_another_layout_are_not_sent() -> None:
+    known = row_dtype(4, 2)
+    other = np.dtype([(name, known[name]) for name in reversed(known.names)])
+    kinds = {"robot_id": "a", "boot_id": "b", "first_seq": 0, "episode": 0, "spec_hash": "h"}
+    with pytest.raises(MessageError, match=r"must be records of row_dtype\(4, 2\)"):
+        encode(TransitionBatch.from_packed(np.zeros(3, other), **kinds))
+    with pytest.raises(MessageError, match=r"must be three sizes \[N, nx, nu\], got \[3, 1, 4, 2\]"):
+        encode(TransitionBatch.from_packed(np.zeros((3, 1), known), **kinds))
+    with pytest.raises(MessageError, match=f"nx and nu may be {MAX_DIMENSIONS} at most, got .3, 4097, 2"):
+        encode(batch(nx=MAX_DIMENSIONS + 1))
 
 
 @given(st.binary(max_size=300))
@@ -134,49 +215,138 @@ def test_well_formed_headers_with_wrong_values_are_message_errors_or_messages(
     for f in fields(MESSAGE_TYPES[type_byte]):
         if f.metadata and data.draw(st.booleans()):
             header[f.name] = [f.metadata["dtype"].str, data.draw(shape)]
-    packed = msgpack.packb(header)
-    frame = struct.pack("<4sBBI", b"PNAF", PROTOCOL_VERSION, type_byte, len(packed)) + packed
+    if "reward" in names:
+        sizes = st.lists(st.integers(0, 3), min_size=3, max_size=3)
+        header["rows"] = data.draw(sizes | JSONISH | shape)
     with contextlib.suppress(MessageError):
-        decode(frame + data.draw(st.binary(max_size=40)))
+        decode(framed(type_byte, header) + data.draw(st.binary(max_size=300)))
+
+
+def framed(type_byte: int, header: Any) -> bytes:
+    """The beginning of a frame, up to where the arrays begin."""
+    packed = header if isinstance(header, bytes) else msgpack.packb(header)
+    prefix = struct.pack("<4sBBI", b"PNAF", PROTOCOL_VERSION, type_byte, len(packed))
+    return prefix + packed + bytes(-len(prefix + packed) % 8)
 
 
 def reheader(message: Message, **changes: Any) -> bytes:
     """The frame of a message whose header was changed by somebody."""
     frame = encode(message)
-    magic, version, type_byte, size = struct.unpack_from("<4sBBI", frame)
+    _, _, type_byte, size = struct.unpack_from("<4sBBI", frame)
     header = msgpack.unpackb(frame[10 : 10 + size])
+    body = frame[10 + size + -(10 + size) % 8 :]
     header.update(changes)
-    packed = msgpack.packb({key: value for key, value in header.items() if value is not ...})
-    return struct.pack("<4sBBI", magic, version, type_byte, len(packed)) + packed + frame[10 + size :]
+    return framed(type_byte, {key: value for key, value in header.items() if value is not ...}) + body
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"extra": 1}, "TransitionBatch has no field 'extra'"),
+        ({"observation": ["<f4", [3, 4]]}, "TransitionBatch has no field 'observation'"),
         ({b"extra": 1, "other": 2}, "TransitionBatch has no field"),
         ({"first_seq": "7"}, "TransitionBatch.first_seq must be int, got str: 7"),
         ({"first_seq": True}, "TransitionBatch.first_seq must be int, got bool"),
-        ({"metrics": [1]}, "TransitionBatch.metrics must be dict, got list"),
-        ({"reward": ["<f8", [3]]}, "TransitionBatch.reward must be <f4, got '<f8'"),
-        ({"reward": ["<f4", [2]]}, "TransitionBatch.reward: N is 2 here but 3 in an earlier column"),
-        ({"observation": ["<f4", [3, 4, 1]]}, r"must have dimensions \[N, nx\], got shape \(3, 4, 1\)"),
-        ({"observation": ["<f4", [3, -4]]}, "sizes must be integers in 0 … 67108864"),
-        ({"observation": ["<f4", [0, 2**63]]}, "sizes must be integers in 0 … 67108864"),
-        ({"observation": ["<f4", [3, 2**40]]}, "sizes must be integers in 0 … 67108864"),
-        ({"observation": ["<f4", [3, 2**20]]}, r"observation: 12582912 bytes declared, \d+ left"),
-        ({"observation": ["<f4", [2**19, 1]]}, f"has 524288 rows, at most {MAX_ROWS}"),
-        ({"observation": "<f4"}, r"observation must be \[dtype, shape\], got <f4"),
-        ({"observation": ["<f4", [3, True]]}, "sizes must be integers"),
+        ({"evaluation": 1}, "TransitionBatch.evaluation must be bool, got int: 1"),
+        ({"metrics": [1]}, r"TransitionBatch.metrics must be dict\[str, float\], got list"),
+        ({"metrics": {"a": "b"}}, r"metrics must be dict\[str, float\], got \{'a': 'b'\}"),
+        ({"metrics": {"a": True}}, r"metrics must be dict\[str, float\], got \{'a': True\}"),
+        ({"metrics": {b"a": 1.0}}, r"metrics must be dict\[str, float\], got \{b'a': 1.0\}"),
+        ({"rows": [2, 4, 2]}, r"TransitionBatch: 72 bytes left over"),
+        ({"rows": [4, 4, 2]}, r"TransitionBatch.rows: 288 bytes declared, 216 left"),
+        ({"rows": [3, 4]}, r"must be three sizes \[N, nx, nu\], got \[3, 4\]"),
+        ({"rows": [3, 4, 2, 1]}, r"must be three sizes \[N, nx, nu\], got \[3, 4, 2, 1\]"),
+        ({"rows": [3, -4, 2]}, r"must be three sizes \[N, nx, nu\], got \[3, -4, 2\]"),
+        ({"rows": [3, 4, True]}, r"must be three sizes \[N, nx, nu\], got \[3, 4, True\]"),
+        ({"rows": [3, 4, 2.0]}, r"must be three sizes \[N, nx, nu\], got \[3, 4, 2.0\]"),
+        ({"rows": [3, 4, [2]]}, r"must be three sizes \[N, nx, nu\]"),
+        ({"rows": "3, 4, 2"}, r"must be three sizes \[N, nx, nu\], got 3, 4, 2"),
+        (
+            {"rows": [0, 2**63, 2]},
+            f"nx and nu may be {MAX_DIMENSIONS} at most, got .0, 9223372036854775808, 2",
+        ),
+        ({"rows": [3, 4, MAX_DIMENSIONS + 1]}, f"nx and nu may be {MAX_DIMENSIONS} at most"),
+        ({"rows": [2**19, 1, 1]}, f"has 524288 rows, at most {MAX_ROWS}"),
+        ({"rows": [MAX_ROWS, 4096, 4096]}, r"rows: 17186160640 bytes declared, \d+ left"),
     ],
 )
-def test_a_wrong_header_is_named(changes: dict[Any, Any], reason: str) -> None:
+def test_a_wrong_header_of_rows_is_named(changes: dict[Any, Any], reason: str) -> None:
     frame = reheader(batch(), **{k: v for k, v in changes.items() if isinstance(k, str)})
     if any(isinstance(k, bytes) for k in changes):
-        packed = msgpack.packb(changes)
-        frame = struct.pack("<4sBBI", b"PNAF", PROTOCOL_VERSION, 1, len(packed)) + packed
+        frame = framed(1, changes)
     with pytest.raises(MessageError, match=reason):
         decode(frame)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"cursor": ["<i4", [3]]}, "SampleReply.cursor must be <i8, got '<i4'"),
+        ({"cursor": ["<i8", [2]]}, "SampleReply.cursor: N is 2 here but 3 in an earlier column"),
+        ({"cursor": ["<i8", [3, 1]]}, r"must have dimensions \[N\], got shape \(3, 1\)"),
+        ({"cursor": ["<i8", [-3]]}, "sizes must be integers in 0 … 67108864"),
+        ({"cursor": ["<i8", [2**63]]}, "sizes must be integers in 0 … 67108864"),
+        ({"cursor": ["<i8", [3, 2**40]]}, "sizes must be integers in 0 … 67108864"),
+        ({"cursor": ["<i8", [True]]}, "sizes must be integers"),
+        ({"cursor": "<i8"}, r"cursor must be \[dtype, shape\], got <i8"),
+        ({"cursor": ["<i8", 3]}, r"cursor must be \[dtype, shape\], got \['<i8', 3\]"),
+        ({"cursor": ...}, "SampleReply lacks the field 'cursor'"),
+        ({"rows": ...}, "SampleReply lacks the field 'rows'"),
+        ({"rows": [2, 1, 1], "cursor": ["<i8", [2]]}, "48 bytes left over after the last array"),
+    ],
+)
+def test_a_wrong_header_of_an_array_is_named(changes: dict[str, Any], reason: str) -> None:
+    rows = np.zeros(3, row_dtype(1, 1))
+    reply = SampleReply.from_packed(rows, request_id=1, batches=3, cursor=np.arange(3))
+    with pytest.raises(MessageError, match=reason):
+        decode(reheader(reply, **changes))
+
+
+def test_an_array_that_ends_beyond_the_frame_is_named() -> None:
+    with pytest.raises(MessageError, match=r"observation_mean: 4194304 bytes declared, \d+ left"):
+        decode(reheader(policy(), observation_mean=["<f4", [2**20]]))
+
+
+@pytest.mark.parametrize("field", ["kind", "extra"])
+@pytest.mark.parametrize("depth", [30, 900, 1000, 1010, 1023])
+def test_a_value_too_deep_to_be_written_out_is_a_short_message_error(field: str, depth: int) -> None:
+    header = b"\x81" + msgpack.packb(field) + b"\x91" * depth + b"\x01"
+    with pytest.raises(MessageError) as caught:
+        decode(framed(12, header))
+    assert len(str(caught.value)) < 300
+
+
+def test_what_maps_hold_is_checked_as_deep_as_it_goes() -> None:
+    deep: Any = 1
+    for _ in range(14):
+        deep = [deep]
+    hello = Hello(role="robot", process_id="p", boot_id="b", spec={"x": {"y": deep}})
+    assert decode(encode(hello)) == hello
+    for wrong in ({"x": {"y": [[deep]]}}, {"x": msgpack.ExtType(3, b"")}, {"x": {b"y": 1}}):
+        with pytest.raises(MessageError, match=r"Hello.spec must be dict\[str, Any\]"):
+            decode(reheader(hello, spec=wrong))
+    for backlog in ({"b": "1"}, {"b": 1.0}, {"b": True}, {b"b": 1}):
+        with pytest.raises(MessageError, match=r"Hello.backlog must be dict\[str, int\]"):
+            decode(reheader(hello, backlog=backlog))
+
+
+def test_errors_stay_short_however_much_was_sent() -> None:
+    huge = "x" * 900_000
+    for changes in ({"first_seq": huge}, {huge: 1}, {"metrics": [huge]}, {"rows": [1] * 400_000}):
+        with pytest.raises(MessageError) as caught:
+            decode(reheader(batch(), **changes))
+        assert len(str(caught.value)) < 300
+    with pytest.raises(MessageError, match="malformed header: ExtraData") as caught:
+        decode(framed(12, msgpack.packb(huge) + b"\x01"))
+    assert len(str(caught.value)) < 300
+    with pytest.raises(MessageError, match=r"must have dimensions \[N\]") as caught:
+        decode(reheader(reply_of_one_row(), cursor=["<i8", [1] * 400_000]))
+    assert len(str(caught.value)) < 300
+
+
+def reply_of_one_row() -> SampleReply:
+    rows = np.zeros(1, row_dtype(1, 1))
+    return SampleReply.from_packed(rows, request_id=1, batches=1, cursor=np.zeros(1, "<i8"))
 
 
 def test_a_missing_field_is_named_and_one_with_a_default_may_be_missing() -> None:
@@ -213,12 +383,12 @@ def policy() -> PolicyMessage:
     ("edit", "reason"),
     [
         (lambda f: b"HTTP" + f[4:], "not a parallel-naf frame: begins with b'HTTP'"),
-        (lambda f: f[:4] + b"\x07" + f[5:], "protocol version 7, this side speaks 1: install the same"),
+        (lambda f: f[:4] + b"\x07" + f[5:], "protocol version 7, this side speaks 2: install the same"),
         (lambda f: f[:5] + b"\xfa" + f[6:], "unknown message type 250"),
         (lambda f: f[:6] + b"\xff\xff\xff\x7f" + f[10:], "header of 2147483647 bytes in a frame of"),
         (lambda f: f[:9], f"frame of 9 bytes, expected 10 to {MAX_FRAME_BYTES}"),
         (lambda f: f + b"x", "1 bytes left over after the last array"),
-        (lambda f: f[:-1], r"stamp_ns: 24 bytes declared, 23 left"),
+        (lambda f: f[:-1], r"rows: 216 bytes declared, 215 left"),
     ],
 )
 def test_a_wrong_frame_is_named(edit: Any, reason: str) -> None:
@@ -226,10 +396,28 @@ def test_a_wrong_frame_is_named(edit: Any, reason: str) -> None:
         decode(edit(encode(batch())))
 
 
-def test_a_bool_is_0_or_1() -> None:
-    frame = bytearray(encode(batch(rows=1)))
-    frame[-20] = 2  # before policy_version and stamp_ns (8 bytes each) lie four bools
-    with pytest.raises(MessageError, match="terminated: a bool is 2, must be 0 or 1"):
+@pytest.mark.parametrize("length", range(8))
+def test_zeros_follow_the_header_up_to_a_multiple_of_8(length: int) -> None:
+    frame = bytearray(encode(Ack(robot_id="a" * length, boot_id="", durable_seq=0)))
+    header_end = 10 + struct.unpack_from("<I", frame, 6)[0]
+    assert len(frame) == header_end + -header_end % 8
+    for at in range(header_end, len(frame)):
+        with pytest.raises(MessageError, match=rf"must be followed by {-header_end % 8} zero bytes"):
+            decode(bytes(frame[:at]))
+        frame[at] = 1
+        with pytest.raises(MessageError, match=rf"must be followed by {-header_end % 8} zero bytes"):
+            decode(bytes(frame))
+        frame[at] = 0
+    assert decode(bytes(frame)) == Ack(robot_id="a" * length, boot_id="", durable_seq=0)
+
+
+@given(st.integers(0, 2), st.sampled_from(["terminated", "truncated", "intervened", "clipped"]))
+def test_a_bool_is_0_or_1(row: int, name: str) -> None:
+    frame = bytearray(encode(batch(rows=3)))
+    dtype = row_dtype(4, 2)
+    assert dtype.fields is not None
+    frame[-3 * dtype.itemsize + row * dtype.itemsize + dtype.fields[name][1]] = 2
+    with pytest.raises(MessageError, match=f"rows: {name} of row {row}: a bool is 2, must be 0 or 1"):
         decode(bytes(frame))
 
 
