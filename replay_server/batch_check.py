@@ -6,15 +6,15 @@ import typing
 
 import numpy as np
 
-from fleet.messages import EndReason, TransitionBatch
+from fleet.messages import COLUMNS, EndReason, TransitionBatch
 from fleet.spaces import SpaceSpec
-from replay_server.columns import COLUMNS, shape_error
+from replay_server.columns import shape_error
 
 _END_REASONS = ("", *typing.get_args(EndReason))
 _MAX_SEQ = 2**60
 _MAX_EPISODE = 10**6 - 1
 _MAX_METRICS = 64
-_FLOATS = tuple(name for name, column in COLUMNS.items() if column.dtype.kind == "f")
+_FLOATS = tuple(name for name, column in COLUMNS.items() if column["dtype"].kind == "f")
 
 
 def batch_error(batch: TransitionBatch, spec: SpaceSpec, spec_hash: str) -> str:
@@ -37,6 +37,12 @@ def batch_error(batch: TransitionBatch, spec: SpaceSpec, spec_hash: str) -> str:
         return error
     if error := shape_error(batch, spec.observation.size, spec.action.size):
         return error
+    # All floats of a packed row lie together, before the rest.
+    packed = batch.packed()
+    words = packed.view("<f4").reshape(batch.rows, packed.dtype.itemsize // 4)
+    floats = 2 * spec.observation.size + 2 * spec.action.size + 1
+    if np.isfinite(words[:, :floats]).all():
+        return ""
     for name in _FLOATS:
         finite = np.isfinite(getattr(batch, name))
         if not finite.all():

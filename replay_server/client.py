@@ -16,6 +16,7 @@ A learner that must not wait sends a tail request and looks for the reply betwee
 
 from __future__ import annotations
 
+import secrets
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -25,6 +26,7 @@ from typing import Any, TypeVar
 import zmq
 
 from fleet.codec import decode, encode
+from fleet.keys import Credentials
 from fleet.messages import (
     CommandReceipt,
     FleetCommand,
@@ -75,6 +77,7 @@ class ReplayClient:
         *,
         timeout_s: float = 5.0,
         context: Context | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         """Connect in the background.
 
@@ -85,12 +88,14 @@ class ReplayClient:
             boot_id: Which start of this process; random by default.
             timeout_s: Of each request that gives none (s).
             context: ZeroMQ context; the process-wide one by default.
+            credentials: This process's keys; none: the server is on this machine.
         """
         self.endpoint = endpoint
         self.role = role
         self.process_id = process_id
         self.boot_id = boot_id or uuid.uuid4().hex[:16]
         self._timeout_s = timeout_s
+        self._credentials = credentials
         self._context: Context = context or zmq.Context.instance()
         self._sockets_made = 0
         self._request_id = 0
@@ -101,9 +106,10 @@ class ReplayClient:
 
     def _connect(self) -> Socket:
         self._sockets_made += 1
-        # The random part keeps two commands of one name apart, the number two sockets of one client.
-        identity = f"{self.process_id}:{self.boot_id}:{uuid.uuid4().hex[:8]}:{self._sockets_made}"
-        return connect_dealer(self._context, self.endpoint, identity.encode())
+        # The random part is secret, or others could take the connection over; it also keeps two commands
+        # of one name apart, as the number keeps two sockets of one client.
+        identity = f"{self.process_id}:{secrets.token_hex(8)}:{self._sockets_made}"
+        return connect_dealer(self._context, self.endpoint, identity.encode(), self._credentials)
 
     def __enter__(self) -> ReplayClient:
         return self
@@ -149,6 +155,8 @@ class ReplayClient:
     def begin_tail(self, cursor: int, max_rows: int, timeout_s: float | None = None) -> None:
         """Send a tail request and return at once; `poll_tail` has the reply."""
         if self._tail_deadline_s is not None:
+            if time.monotonic() >= self._tail_deadline_s:  # nobody polled for it, as after a malformed frame
+                raise self._timed_out("TailRequest")
             raise ReplayError("a tail request is in flight already: poll_tail first")
         self._tail_id, self._tail_result = self._next_id(), None
         self._tail_deadline_s = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
@@ -265,5 +273,12 @@ class ReplayClient:
         self._tail_deadline_s, self._tail_result = None, None
         return ReplayTimeout(
             f"no answer to {request} from {self.endpoint}: "
-            "is the replay server running there? (pnaf replay-server)"
+            f"is the replay server running there? (pnaf replay-server){self._key_hint()}"
         )
+
+    def _key_hint(self) -> str:
+        """A server says nothing to those it does not know."""
+        if self._credentials is None:
+            return ""
+        own = self._credentials.own
+        return f" And does it allow the key {own.name} {own.fingerprint}? (pnaf keys show)"

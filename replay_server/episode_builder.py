@@ -8,7 +8,6 @@ import numpy as np
 
 from fleet.messages import Array, Transitions
 from fleet.spaces import SpaceSpec
-from replay_server.columns import concatenate
 from replay_server.episode_file import Episode, EpisodeInfo
 
 
@@ -19,33 +18,49 @@ class EpisodeBuilder:
         """Begin an episode without rows."""
         self._run_id, self._robot_id, self._boot_id, self._episode = run_id, robot_id, boot_id, episode
         self._spec = spec
-        self._parts: list[Transitions] = []
+        self._parts: list[Array] = []
         self._seqs: list[Array] = []
         self._cursors: list[Array] = []
         self.rows = 0
         self.evaluation = False
 
-    def add(self, transitions: Transitions, first_seq: int, first_cursor: int) -> None:
-        """Append rows that are consecutive in seq and cursor."""
-        rows = transitions.rows
-        self._add(
-            transitions, np.arange(first_seq, first_seq + rows), np.arange(first_cursor, first_cursor + rows)
-        )
+    @property
+    def episode(self) -> int:
+        """Index of the episode in its boot."""
+        return self._episode
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """robot_id, boot_id and index of the episode."""
+        return self._robot_id, self._boot_id, self._episode
+
+    @property
+    def last_seq(self) -> int:
+        """Seq of the newest row; there must be one."""
+        return int(self._seqs[-1][-1])
+
+    @property
+    def last_cursor(self) -> int:
+        """Cursor of the newest row; there must be one."""
+        return int(self._cursors[-1][-1])
 
     def resume(self, episode: Episode) -> None:
         """Begin with what was sealed of this episode earlier."""
-        self._add(episode.transitions, episode.seq, episode.cursor)
+        self.extend(episode.transitions, episode.seq, episode.cursor)
         self.evaluation = episode.info.evaluation
 
-    def _add(self, transitions: Transitions, seq: Array, cursor: Array) -> None:
-        self._parts.append(transitions)
+    def extend(self, transitions: Transitions, seq: Array, cursor: Array) -> None:
+        """Append rows with their seq and cursor, both rising [N]."""
+        if not transitions.rows:
+            return
+        self._parts.append(transitions.packed())
         self._seqs.append(seq)
         self._cursors.append(cursor)
         self.rows += transitions.rows
 
     def seal(self, *, end: str, success: bool, metrics: Mapping[str, float], received_ns: int) -> Episode:
         """The episode as it is stored; complete if it has an `end`. Needs at least one row."""
-        transitions = concatenate(self._parts)
+        transitions = Transitions.from_packed(np.concatenate(self._parts))
         seq, cursor = np.concatenate(self._seqs), np.concatenate(self._cursors)
         info = EpisodeInfo(
             run_id=self._run_id,

@@ -1,7 +1,8 @@
 """One episode as one HDF5 file: every column of `Transitions`, `seq`, `cursor`, and facts as attributes.
 
-A file appears under its name only when it is whole: written beside it, closed, fsynced, renamed,
-and the folder fsynced. `h5dump`, `h5py` or `pnaf logs show` read it.
+The attribute `crc32` covers all datasets, in the order of `DATASETS`. A file appears under its name
+only when it is whole: written beside it, closed, fsynced, renamed, and the folder fsynced. `h5dump`,
+`h5py` or `pnaf logs show` read it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+import uuid
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,11 +21,12 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from fleet.messages import Transitions
+from fleet.messages import COLUMNS, Array, Transitions
 from fleet.spaces import SpaceError, SpaceSpec
-from replay_server.columns import COLUMNS, from_columns, shape_error
+from replay_server.columns import shape_error
 
 SCHEMA_VERSION = 1
+DATASETS = (*COLUMNS, "seq", "cursor")
 _T = TypeVar("_T")
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -85,6 +89,14 @@ class Episode:
     cursor: npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Where each dataset's bytes lie in a file (offset, length), and their `checksum`."""
+
+    extents: dict[str, tuple[int, int]]
+    crc32: int
+
+
 def is_safe_id(text: str) -> bool:
     """Whether an id from the network may become part of a file name."""
     return _SAFE_ID.fullmatch(text) is not None
@@ -107,7 +119,8 @@ def episode_path(run_dir: Path, robot_id: str, boot_id: str, episode: int) -> Pa
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write(temporary path)`, then make the result appear at `path`, durable and whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    # A sealer whose server was killed may be at the same file still.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
         _fsync(temporary)
@@ -134,20 +147,30 @@ def write_episode(run_dir: Path, episode: Episode) -> Path:
     """
     info = episode.info
     path = episode_path(run_dir, info.robot_id, info.boot_id, info.episode)
+    arrays = {name: getattr(episode.transitions, name) for name in COLUMNS}
+    arrays |= {"seq": episode.seq.astype("<i8"), "cursor": episode.cursor.astype("<i8")}
 
-    def write(temporary: Path) -> None:
-        with h5py.File(temporary, "w") as file:
-            for name in COLUMNS:
-                file.create_dataset(name, data=getattr(episode.transitions, name))
-            file.create_dataset("seq", data=episode.seq, dtype="<i8")
-            file.create_dataset("cursor", data=episode.cursor, dtype="<i8")
-            for name, value in asdict(info).items():
-                file.attrs[name] = json.dumps(value) if isinstance(value, dict) else value
-            file.attrs["spec"] = json.dumps(episode.spec.to_json())
-            file.attrs["schema_version"] = SCHEMA_VERSION
-
-    write_atomically(path, write)
+    # In memory: HDF5 may find a disk full only while it closes a file, and h5py does not pass that on.
+    with h5py.File(uuid.uuid4().hex, "w", driver="core", backing_store=False) as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array)
+        for name, value in asdict(info).items():
+            file.attrs[name] = json.dumps(value) if isinstance(value, dict) else value
+        file.attrs["spec"] = json.dumps(episode.spec.to_json())
+        file.attrs["crc32"] = checksum(arrays)
+        file.attrs["schema_version"] = SCHEMA_VERSION
+        file.flush()
+        image = file.id.get_file_image()
+    write_atomically(path, lambda temporary: temporary.write_bytes(image))
     return path
+
+
+def checksum(arrays: Mapping[str, Array]) -> int:
+    """CRC-32 over the bytes of `DATASETS`, in that order."""
+    value = 0
+    for name in DATASETS:
+        value = zlib.crc32(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data, value)
+    return value
 
 
 def read_info(path: Path) -> EpisodeInfo:
@@ -166,6 +189,21 @@ def read_episode(path: Path) -> Episode:
         EpisodeFileError: The file is truncated or not an episode.
     """
     return _read(path, _episode)
+
+
+def read_layout(path: Path) -> Layout:
+    """Where the bytes of each dataset lie in the file, and their checksum.
+
+    Raises:
+        EpisodeFileError: The file is truncated or not an episode.
+    """
+    return _read(path, _layout)
+
+
+def _layout(file: h5py.File) -> Layout:
+    places = {name: file[name].id for name in DATASETS}
+    extents = {name: (int(d.get_offset() or 0), int(d.get_storage_size())) for name, d in places.items()}
+    return Layout(extents=extents, crc32=int(file.attrs["crc32"]))
 
 
 def _read(path: Path, read: Callable[[h5py.File], _T]) -> _T:
@@ -199,13 +237,16 @@ def _info(file: h5py.File) -> EpisodeInfo:
 def _episode(file: h5py.File) -> Episode:
     info = _info(file)
     spec = SpaceSpec.from_json(json.loads(file.attrs["spec"]))
-    for name in (*COLUMNS, "seq", "cursor"):
+    for name in DATASETS:
         if name not in file:
             raise ValueError(f"the dataset {name!r} is missing")
-    transitions = from_columns({name: file[name][()] for name in COLUMNS})
+    arrays = {name: file[name][()] for name in DATASETS}
+    if "crc32" in file.attrs and int(file.attrs["crc32"]) != checksum(arrays):
+        raise ValueError("its rows do not have the checksum in its attribute crc32: the file is damaged")
+    transitions = Transitions(**{name: arrays[name] for name in COLUMNS})
     if error := shape_error(transitions, spec.observation.size, spec.action.size):
         raise ValueError(error)
-    seq, cursor = file["seq"][()], file["cursor"][()]
+    seq, cursor = arrays["seq"], arrays["cursor"]
     if not info.rows == transitions.rows == len(seq) == len(cursor):
         raise ValueError(
             f"{info.rows} rows declared, {transitions.rows} here, {len(seq)} seq, {len(cursor)} cursor"

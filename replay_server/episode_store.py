@@ -3,10 +3,12 @@
 RUN/replay_server.lock                        held while a server has the folder
 RUN/spec.json                                 the spec every robot of the run must have
 RUN/episodes/<robot_id>/<boot_id>-000042.h5   one per episode, see `episode_file`
+RUN/episodes/catalog                          see `episode_catalog`
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import logging
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fleet.spaces import SpaceError, SpaceSpec
+from replay_server.episode_catalog import EpisodeCatalog, seal_episode
 from replay_server.episode_file import (
     Episode,
     EpisodeFileError,
@@ -66,14 +69,20 @@ def episode_paths(run_dir: Path) -> list[Path]:
 
 
 def list_episodes(
-    run_dir: Path, on_error: Callable[[EpisodeFileError], None] = _log_unreadable
+    run_dir: Path,
+    on_error: Callable[[EpisodeFileError], None] = _log_unreadable,
+    catalog: EpisodeCatalog | None = None,
 ) -> list[EpisodeSummary]:
-    """Summaries of all readable episodes of a run, in order of arrival; others go to `on_error`."""
+    """Summaries of all readable episodes of a run, in order of arrival; others go to `on_error`.
+
+    What a catalog knows is not read from the files.
+    """
 
     def summaries() -> Iterator[EpisodeSummary]:
         for path in episode_paths(run_dir):
             try:
-                yield EpisodeSummary(path, read_info(path))
+                info = catalog.info(path) if catalog else None
+                yield EpisodeSummary(path, info or read_info(path))
             except EpisodeFileError as error:
                 on_error(error)
 
@@ -93,7 +102,7 @@ class EpisodeStore:
         *,
         max_backlog: int = 1024,
         retry_s: float = 1.0,
-        write: Callable[[Path, Episode], Path] = write_episode,
+        write: Callable[[Path, Episode], Path] = seal_episode,
     ) -> None:
         """Lock the folder, tidy it and start the thread.
 
@@ -108,8 +117,10 @@ class EpisodeStore:
         self._write = write
         run_dir.mkdir(parents=True, exist_ok=True)
         self._lock_fd = _lock(run_dir / "replay_server.lock")
-        for leftover in (run_dir / "episodes").glob("*/.*.h5.tmp"):
+        for leftover in (run_dir / "episodes").glob("*/.*.tmp"):
             leftover.unlink()
+        self.catalog = EpisodeCatalog(run_dir)
+        self._written: queue.SimpleQueue[EpisodeInfo] = queue.SimpleQueue()
         self._waiting: dict[Path, Episode] = {}
         self._waiting_lock = threading.Lock()
         self._queue: queue.SimpleQueue[tuple[Path, Episode] | None] = queue.SimpleQueue()
@@ -127,6 +138,14 @@ class EpisodeStore:
     def accepting(self) -> bool:
         """Whether the backlog is small enough to take more rows."""
         return self.backlog < self._max_backlog
+
+    def take_written(self) -> list[EpisodeInfo]:
+        """What was written since the last call, in order."""
+        written = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                written.append(self._written.get_nowait())
+        return written
 
     def submit(self, episode: Episode) -> None:
         """Hand over an episode; returns at once."""
@@ -200,6 +219,7 @@ class EpisodeStore:
                 logger.error("episode not written, will try again (error %d): %s", self.write_errors, error)
             return False
         self.episodes_written += 1
+        self._written.put(episode.info)
         return True
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fleet.messages import Heartbeat
@@ -16,12 +16,17 @@ ALIVE_S = 5.0
 
 @dataclass
 class Peer:
-    """One connection that said hello."""
+    """One connection that said hello.
+
+    Attributes:
+        oldest_seqs: Robots: the boots whose rows it may send, each with the oldest row it still has.
+    """
 
     role: str
     process_id: str
     boot_id: str
     last_heard_s: float
+    oldest_seqs: dict[str, int] = field(default_factory=dict)
 
 
 class PeerTable:

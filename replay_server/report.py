@@ -11,49 +11,47 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fleet.messages import FINISHED
-from replay_server.columns import COLUMNS
-from replay_server.episode_store import Episode, EpisodeInfo, EpisodeSummary, read_episode
+from fleet.messages import COLUMNS, FINISHED
+from replay_server.episode_store import Episode, EpisodeInfo
+from replay_server.verify import RunCheck
 
 _WINDOW = 20
 
 
 @dataclass(frozen=True, slots=True)
 class StoredCounts:
-    """What the store holds of a run.
+    """Where the rows of a run are.
 
     Attributes:
-        stored: Rows on disk.
-        duplicated: Rows whose (robot, boot, seq) is there more than once.
-        lost: Rows that a robot says it produced and that are not there.
+        stored: Rows that the server has.
+        spooled: Rows that are only in a robot's spool, to be sent at its next start.
+        duplicated: Rows that the server has more than once.
+        lost: Rows that a robot says it produced, or must have, and that are nowhere.
     """
 
     stored: int
+    spooled: int
     duplicated: int
     lost: int
 
 
-def count_rows(episodes: Sequence[EpisodeSummary], produced: Mapping[str, int]) -> StoredCounts:
+def count_rows(check: RunCheck, produced: Mapping[str, int]) -> StoredCounts:
     """Compare the files with what the robots say.
 
     Args:
-        episodes: Every episode of the run.
+        check: What is in the files.
         produced: Steps per robot process, by "robot_id:boot_id".
     """
-    seqs: dict[str, list[npt.NDArray[np.int64]]] = {}
-    for episode in episodes:
-        key = f"{episode.info.robot_id}:{episode.info.boot_id}"
-        seqs.setdefault(key, []).append(read_episode(episode.path).seq)
-    stored = duplicated = lost = 0
-    for key in seqs.keys() | produced.keys():
-        found = np.concatenate(seqs.get(key, [np.zeros(0, np.int64)]))
-        unique = np.unique(found)
-        stored += len(found)
-        duplicated += len(found) - len(unique)
-        # A robot that died could not say its last count: what is stored is then all that is known.
-        expected = max(produced.get(key, 0), int(unique.max()) + 1 if len(unique) else 0)
-        lost += expected - len(unique)
-    return StoredCounts(stored, duplicated, lost)
+    found = {f"{stream.robot_id}:{stream.boot_id}": stream for stream in check.streams}
+    lost = 0
+    for key in found.keys() | produced.keys():
+        stream = found.get(key)
+        # A robot that died could not say its last count: what is there is then all that is known.
+        expected = max(produced.get(key, 0), stream.last_seq + 1 if stream else 0)
+        lost += expected - (stream.rows if stream else 0)
+    stored = sum(stream.in_episodes + stream.in_journal for stream in check.streams)
+    spooled = sum(stream.in_spool for stream in check.streams)
+    return StoredCounts(stored, spooled, check.doubled, lost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +62,7 @@ class Report:
     robots: int
     transitions_produced: int
     transitions_stored: int
+    transitions_spooled: int
     transitions_lost: int
     transitions_duplicated: int
     updates: int

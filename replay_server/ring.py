@@ -1,12 +1,12 @@
-"""The newest `capacity` transitions in preallocated columns, addressed by a global cursor.
+"""The newest `capacity` transitions as packed rows in one array, addressed by a global cursor.
 
 The n-th row ever inserted has cursor n and lies at position n mod capacity; cursors never restart,
 so `tail(cursor)` streams the ring as a log and a reader notices what it missed.
 
 Typical loop of a reader:
 
-    first, columns = ring.tail(cursor, max_rows=4096)
-    cursor = first + len(columns["reward"])
+    first, rows = ring.tail(cursor, max_rows=4096)
+    cursor = first + len(rows)
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from fleet.messages import Array, Transitions
-from replay_server.columns import COLUMNS, shape_error
+from fleet.messages import Array, Transitions, row_dtype
+from replay_server.columns import shape_error
 
 
 class Ring:
-    """Struct-of-arrays ring buffer; memory is reserved at once but touched only as rows arrive."""
+    """Ring buffer of packed rows; memory is reserved at once but touched only as rows arrive."""
 
     def __init__(self, capacity: int, nx: int, nu: int, first_cursor: int = 0) -> None:
         """Reserve `capacity` rows.
@@ -37,10 +37,9 @@ class Ring:
         self.capacity = capacity
         self.nx, self.nu = nx, nu
         # np.empty leaves large blocks to the kernel: pages cost memory when first written.
-        self._columns: dict[str, Array] = {
-            name: np.empty((capacity, *column.row_shape(nx, nu)), column.dtype)
-            for name, column in COLUMNS.items()
-        }
+        self._rows: Array = np.empty(capacity, row_dtype(nx, nu))
+        # As opaque records they are copied whole, not field by field.
+        self._records: Array = self._rows.view(f"V{self._rows.itemsize}")
         self._first = first_cursor
         self._end = first_cursor
 
@@ -63,16 +62,14 @@ class Ring:
         """Insert rows in order and return the cursor of the first; of too many the newest stay."""
         if error := shape_error(transitions, self.nx, self.nu):
             raise ValueError(error)
-        first, rows = self._end, transitions.rows
-        skip = max(0, rows - self.capacity)
-        start = (first + skip) % self.capacity
-        head = min(rows - skip, self.capacity - start)
-        tail = rows - skip - head
-        for name, store in self._columns.items():
-            values = getattr(transitions, name)
-            store[start : start + head] = values[skip : skip + head]
-            if tail:
-                store[:tail] = values[skip + head :]
+        packed = transitions.packed()
+        first, rows = self._end, len(packed)
+        newest = packed.view(self._records.dtype)[max(0, rows - self.capacity) :]
+        start = (first + rows - len(newest)) % self.capacity
+        head = min(len(newest), self.capacity - start)
+        self._records[start : start + head] = newest[:head]
+        if head < len(newest):
+            self._records[: len(newest) - head] = newest[head:]
         self._end += rows
         return first
 
@@ -82,25 +79,22 @@ class Ring:
         self._end += rows
         return first
 
-    def restore(self, cursors: npt.NDArray[np.int64], transitions: Transitions) -> None:
+    def restore(self, cursors: npt.NDArray[np.int64], packed: Array) -> None:
         """Fill reserved rows; those the ring is too small for are left out."""
-        if error := shape_error(transitions, self.nx, self.nu):
-            raise ValueError(error)
+        if packed.dtype != self._rows.dtype:
+            raise ValueError(f"rows must be {self._rows.dtype}, got {packed.dtype}")
         if len(cursors) and not self._first <= cursors.min() <= cursors.max() < self._end:
             raise IndexError(f"cursors {cursors.min()} … {cursors.max()} were not reserved")
         kept = cursors >= self.oldest_cursor
-        positions = cursors[kept] % self.capacity
-        for name, store in self._columns.items():
-            store[positions] = getattr(transitions, name)[kept]
+        self._rows[cursors[kept] % self.capacity] = packed[kept]
 
-    def gather(self, cursors: npt.NDArray[np.int64]) -> dict[str, Array]:
-        """The rows at these cursors, copied, in the order asked for.
+    def gather(self, cursors: npt.NDArray[np.int64]) -> Array:
+        """The packed rows at these cursors, copied, in the order asked for [len(cursors)].
 
         Raises:
             IndexError: A cursor is not in the ring (any more).
         """
-        positions = self._positions(cursors)
-        return {name: store.take(positions, axis=0) for name, store in self._columns.items()}
+        return self._records.take(self._positions(cursors)).view(self._rows.dtype)
 
     def _positions(self, cursors: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         if len(cursors) and not self.oldest_cursor <= cursors.min() <= cursors.max() < self._end:
@@ -110,8 +104,8 @@ class Ring:
             )
         return cursors % self.capacity
 
-    def tail(self, cursor: int, max_rows: int) -> tuple[int, dict[str, Array]]:
-        """Copies of at most `max_rows` rows from `cursor` on, and the cursor of the first.
+    def tail(self, cursor: int, max_rows: int) -> tuple[int, Array]:
+        """A copy of at most `max_rows` rows from `cursor` on, and the cursor of the first.
 
         The first cursor is above the one asked for when those rows are gone, and below it (with no
         rows) when `cursor` lies beyond the end, as after a restart that lost rows.
@@ -120,7 +114,4 @@ class Ring:
         rows = min(max_rows, self._end - first)
         start = first % self.capacity
         head = min(rows, self.capacity - start)
-        return first, {
-            name: np.concatenate([store[start : start + head], store[: rows - head]])
-            for name, store in self._columns.items()
-        }
+        return first, np.concatenate([self._rows[start : start + head], self._rows[: rows - head]])

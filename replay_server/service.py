@@ -1,7 +1,9 @@
 """What the replay server answers: messages in, messages out, without sockets.
 
-for identity, reply in service.handle(identity, decode(frame)):
+for identity, reply in [*service.handle(identity, decode(frame), frame), *service.settle()]:
     router.send_multipart([identity, encode(reply)])
+
+Rows are acknowledged by `settle`, once the journal has them on disk.
 """
 
 from __future__ import annotations
@@ -10,13 +12,14 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fleet.config import ReplayServerConfig
 from fleet.messages import (
-    MAX_FRAME_BYTES,
+    MAX_BACKLOG,
     MAX_ROWS,
     PROTOCOL_VERSION,
     Ack,
@@ -33,13 +36,14 @@ from fleet.messages import (
     TailRequest,
     TransitionBatch,
     Welcome,
+    row_dtype,
 )
 from fleet.spaces import SpaceError, SpaceSpec
 from replay_server.batch_check import batch_error
-from replay_server.columns import empty_columns, row_bytes
+from replay_server.columns import row_bytes
 from replay_server.episode_file import is_safe_id
 from replay_server.episode_store import EpisodeStore
-from replay_server.experience_log import ExperienceLog
+from replay_server.experience_log import ExperienceLog, StreamKey
 from replay_server.fleet_commands import FleetCommands
 from replay_server.processes import Peer, PeerTable, ProcessTable, heartbeat_error
 from replay_server.rate_limiter import RateLimiter
@@ -50,7 +54,9 @@ from replay_server.sampler import Sampler, UniformSampler
 logger = logging.getLogger(__name__)
 
 ROLES = ("robot", "learner", "monitor")
-_MAX_REPLY_BYTES = MAX_FRAME_BYTES // 4
+# A client that never reads can make the server hold its queue of replies: few and not large.
+_MAX_REPLY_BYTES = 4 * 2**20
+_MAX_SEQ = 2**60
 
 Reply = tuple[bytes, Message]
 
@@ -68,6 +74,7 @@ class ReplayService:
         wall_ns: Callable[[], int] = time.time_ns,
         rng: np.random.Generator | None = None,
         sampler: Sampler | None = None,
+        on_commit: Callable[[], None] = lambda: None,
     ) -> None:
         """Restore what the run folder holds.
 
@@ -79,13 +86,16 @@ class ReplayService:
             wall_ns: Wall time (ns), for files.
             rng: Source of the default, uniform sampler.
             sampler: Another way to choose rows.
+            on_commit: Called in another thread when `settle` has rows to acknowledge.
 
         Raises:
             StoreError: The run folder is damaged.
+            OSError: The journal cannot be read or begun.
         """
         self.run_id = run_id
         self.server_boot_id = uuid.uuid4().hex[:16]
         self.log: ExperienceLog | None = None
+        self.door_stats: dict[str, float] = {}  # what the server's loop knows about connections
         self._config = config
         self._store = store
         self._clock = clock
@@ -99,8 +109,9 @@ class ReplayService:
         self._rate = RateMeter()
         self._refused = self._malformed = self._rows_sampled = 0
         self._spec_hash = ""
+        self._on_commit = on_commit
+        self._senders: dict[StreamKey, bytes] = {}
         self._handlers: dict[type, Callable[[bytes, Any], list[Reply]]] = {
-            TransitionBatch: self._transitions,
             Hello: self._hello,
             SampleRequest: self._sample,
             TailRequest: self._tail,
@@ -111,12 +122,14 @@ class ReplayService:
         if (spec := store.load_spec()) is not None:
             self._open_log(spec)
 
-    def handle(self, identity: bytes, message: Message) -> list[Reply]:
-        """Process one message and return what to send, in order."""
+    def handle(self, identity: bytes, message: Message, frame: bytes | memoryview) -> list[Reply]:
+        """Process one message, decoded from `frame`, and return what to send, in order."""
         self._peers.heard(identity, self._clock())
         kind = type(message).__name__
         handler = self._handlers.get(type(message))
         try:
+            if isinstance(message, TransitionBatch):
+                return self._transitions(identity, message, frame)
             if handler is None:
                 raise RefusedError(f"a replay server does not take a {kind}")
             return handler(identity, message)
@@ -133,10 +146,37 @@ class ReplayService:
         self._malformed += 1
         return identity, Refusal(request="frame", reason=reason)
 
+    def settle(self) -> list[Reply]:
+        """Send staged rows on their way to the disk, and acknowledge those that have arrived there."""
+        if self.log is None:
+            return []
+        before = self.log.ring.end_cursor
+        keys = dict.fromkeys(self.log.collect())
+        if arrived := self.log.ring.end_cursor - before:
+            self._rate.add(self._clock(), arrived)
+        keys |= dict.fromkeys(self.log.tend())
+        self.log.flush()
+        return [(self._senders[key], self._ack(*key)) for key in keys if key in self._senders]
+
+    def _ack(self, robot_id: str, boot_id: str) -> Ack:
+        assert self.log is not None
+        stream = self.log.stream(robot_id, boot_id)
+        return Ack(
+            robot_id=robot_id,
+            boot_id=boot_id,
+            durable_seq=stream.durable_seq,
+            sealed_seq=stream.sealed_seq,
+        )
+
     def seal(self) -> None:
         """Hand unfinished episodes to the store; the last call before the store is closed."""
         if self.log is not None:
             self.log.seal_all()
+
+    def close(self) -> None:
+        """End the journal, when the store is closed."""
+        if self.log is not None:
+            self.log.close()
 
     def _open_log(self, spec: SpaceSpec) -> None:
         self.log = ExperienceLog(
@@ -145,6 +185,8 @@ class ReplayService:
             run_id=self.run_id,
             store=self._store,
             wall_ns=self._wall_ns,
+            on_commit=self._on_commit,
+            fsync=self._config.fsync,
         )
         self._spec_hash = spec.hash
         self.log.recover()
@@ -160,20 +202,24 @@ class ReplayService:
             if not is_safe_id(text):
                 raise RefusedError(f"{name} must be 1 to 64 of A-Z a-z 0-9 _ -, got {text[:80]!r}")
         replies: list[Reply] = []
-        durable_seq = -1
+        peer = Peer(hello.role, hello.process_id, hello.boot_id, self._clock())
+        welcome = Welcome(run_id=self.run_id, server_boot_id=self.server_boot_id, spec={})
         if hello.role == "robot":
+            peer.oldest_seqs = _oldest_seqs(hello)
             log = self._robot_log(hello)
-            log.give_up_before(hello.process_id, hello.boot_id, min(hello.oldest_seq, 2**60))
-            durable_seq = log.durable_seq(hello.process_id, hello.boot_id)
+            reached = {boot: log.stream(hello.process_id, boot) for boot in peer.oldest_seqs}
+            mine = reached.pop(hello.boot_id)
+            welcome = replace(
+                welcome,
+                durable_seq=mine.durable_seq,
+                sealed_seq=mine.sealed_seq,
+                backlog={boot: [s.durable_seq, s.sealed_seq] for boot, s in reached.items()},
+            )
             if command := self._commands.standing(hello):
                 replies = [(identity, command)]
-        self._peers.add(identity, Peer(hello.role, hello.process_id, hello.boot_id, self._clock()))
-        welcome = Welcome(
-            run_id=self.run_id,
-            server_boot_id=self.server_boot_id,
-            spec=self.log.spec.to_json() if self.log else {},
-            durable_seq=durable_seq,
-        )
+        self._peers.add(identity, peer)
+        if self.log is not None:
+            welcome = replace(welcome, spec=self.log.spec.to_json())
         return [(identity, welcome), *replies]
 
     def _robot_log(self, hello: Hello) -> ExperienceLog:
@@ -197,21 +243,24 @@ class ReplayService:
             )
         return self.log
 
-    def _transitions(self, identity: bytes, batch: TransitionBatch) -> list[Reply]:
+    def _transitions(self, identity: bytes, batch: TransitionBatch, frame: bytes | memoryview) -> list[Reply]:
         peer = self._peers.get(identity)
         if peer is None or peer.role != "robot" or self.log is None:
             raise RefusedError("say hello first")
-        if (batch.robot_id, batch.boot_id) != (peer.process_id, peer.boot_id):
+        if batch.robot_id != peer.process_id or batch.boot_id not in peer.oldest_seqs:
             raise RefusedError(
-                f"rows of {batch.robot_id[:80]!r} (boot {batch.boot_id[:80]!r}) "
-                f"from a connection that said hello as {peer.process_id!r} (boot {peer.boot_id!r})"
+                f"rows of {batch.robot_id[:80]!r} (boot {batch.boot_id[:80]!r}) from a connection "
+                f"that said hello as {peer.process_id!r} (boots {', '.join(peer.oldest_seqs)})"
             )
         if error := batch_error(batch, self.log.spec, self._spec_hash):
             raise RefusedError(error)
-        before = self.log.ring.end_cursor
-        durable_seq = self.log.append(batch)
-        self._rate.add(self._clock(), self.log.ring.end_cursor - before)
-        return [(identity, Ack(robot_id=batch.robot_id, boot_id=batch.boot_id, durable_seq=durable_seq))]
+        oldest_seq = peer.oldest_seqs[batch.boot_id]
+        if oldest_seq <= batch.first_seq:
+            self.log.give_up_before(batch.robot_id, batch.boot_id, oldest_seq)
+        self._senders[batch.robot_id, batch.boot_id] = identity
+        if self.log.stage(batch, frame):
+            return []
+        return [(identity, self._ack(batch.robot_id, batch.boot_id))]
 
     def _sample(self, identity: bytes, request: SampleRequest) -> list[Reply]:
         rows = request.batches * request.batch_size
@@ -235,8 +284,8 @@ class ReplayService:
             )
         self._rows_sampled += rows
         cursors = self._sampler.sample(ring.oldest_cursor, ring.end_cursor, rows)
-        reply = SampleReply(
-            request_id=request.request_id, batches=request.batches, cursor=cursors, **ring.gather(cursors)
+        reply = SampleReply.from_packed(
+            ring.gather(cursors), request_id=request.request_id, batches=request.batches, cursor=cursors
         )
         return [(identity, reply)]
 
@@ -248,16 +297,16 @@ class ReplayService:
     def _tail(self, identity: bytes, request: TailRequest) -> list[Reply]:
         if request.cursor < 0 or request.max_rows < 1:
             raise RefusedError(f"cursor ≥ 0 and max_rows ≥ 1, got {request.cursor} and {request.max_rows}")
-        first, end, columns = 0, 0, empty_columns(0, 0)
+        first, end, rows = 0, 0, np.zeros(0, row_dtype(0, 0))
         if self.log is not None:
             end = self.log.ring.end_cursor
-            first, columns = self.log.ring.tail(request.cursor, min(request.max_rows, self._reply_rows()))
-        reply = TailReply(
+            first, rows = self.log.ring.tail(request.cursor, min(request.max_rows, self._reply_rows()))
+        reply = TailReply.from_packed(
+            rows,
             request_id=request.request_id,
             first_cursor=first,
-            next_cursor=first + len(columns["reward"]),
+            next_cursor=first + len(rows),
             end_cursor=end,
-            **columns,
         )
         return [(identity, reply)]
 
@@ -288,10 +337,10 @@ class ReplayService:
         )
         return [(identity, status)]
 
-    def stats(self) -> dict[str, float]:
-        """The server's numbers, flat slash keys."""
+    def stats(self) -> dict[str, Any]:
+        """The server's numbers, flat slash keys; `replay/journal_error` is there while the disk refuses."""
         log = self.log
-        stats: dict[str, float] = {
+        stats: dict[str, Any] = {
             "replay/uptime_s": round(self._clock() - self._started_s, 3),
             "replay/rows_inserted": log.rows_inserted if log else 0,
             "replay/rows_in_ring": log.ring.rows if log else 0,
@@ -301,6 +350,9 @@ class ReplayService:
             "replay/gaps": log.gaps if log else 0,
             "replay/deferred": log.deferred if log else 0,
             "replay/rows_lost": log.rows_lost if log else 0,
+            "replay/journal_damage": log.journal_damage if log else 0,
+            "replay/journal_groups": log.journal.groups if log else 0,
+            "replay/journal_bytes": log.journal.bytes_written if log else 0,
             "replay/refused": self._refused,
             "replay/malformed_frames": self._malformed,
             "replay/samples": self._rows_sampled,
@@ -310,6 +362,24 @@ class ReplayService:
             "replay/episode_files_unreadable": log.files_unreadable if log else 0,
             "replay/robots": len(log.rows_by_robot) if log else 0,
         }
+        stats |= self.door_stats
+        if log and log.journal.error:
+            stats["replay/journal_error"] = log.journal.error
         if log:
             stats.update({f"replay/rows/{robot}": rows for robot, rows in sorted(log.rows_by_robot.items())})
         return stats
+
+
+def _oldest_seqs(hello: Hello) -> dict[str, int]:
+    """The boots of a robot's hello, its own among them, each with its oldest seq."""
+    if len(hello.backlog) > MAX_BACKLOG:
+        raise RefusedError(f"backlog has {len(hello.backlog)} boots, at most {MAX_BACKLOG}")
+    seqs = {**hello.backlog, hello.boot_id: hello.oldest_seq}
+    for boot_id, seq in seqs.items():
+        if type(boot_id) is not str or not is_safe_id(boot_id):
+            raise RefusedError(
+                f"a boot of the backlog must be 1 to 64 of A-Z a-z 0-9 _ -, got {boot_id!r:.80}"
+            )
+        if type(seq) is not int or not 0 <= seq <= _MAX_SEQ:
+            raise RefusedError(f"the oldest seq of boot {boot_id} must be in 0 … 2^60, got {seq!r:.80}")
+    return seqs

@@ -15,7 +15,7 @@ import zmq
 
 from fleet.codec import decode, encode
 from fleet.config import ReplayServerConfig
-from fleet.messages import Hello, Message, TransitionBatch, Transitions
+from fleet.messages import Ack, Hello, Message, TransitionBatch, Transitions
 from fleet.sockets import connect_dealer
 from fleet.spaces import Space, SpaceSpec
 from replay_server.server import run_replay_server
@@ -71,8 +71,15 @@ class RawPeer:
         return decode(self.socket.recv())
 
     def ask(self, message: Message) -> Message:
+        """The answer; for rows the ack that says they are on disk."""
         self.send(message)
-        return self.receive()
+        while True:
+            answer = self.receive()
+            if not isinstance(answer, Ack):
+                return answer
+            rows = isinstance(message, TransitionBatch)
+            if rows and answer.durable_seq >= message.first_seq + message.rows - 1:
+                return answer
 
     def hello(self, robot_id: str = "arm1", boot_id: str = "b0", spec: SpaceSpec | None = None) -> Message:
         spec = spec or _spec()

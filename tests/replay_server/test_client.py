@@ -4,14 +4,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import zmq
 
 from fleet.codec import decode, encode
-from fleet.messages import FleetCommand, Refusal, Status, StatusRequest, TailReply
+from fleet.messages import FleetCommand, Refusal, Status, StatusRequest, TailReply, row_dtype
 from fleet.sockets import bind_router
 from replay_server.client import ReplayClient, ReplayError, ReplayRefused, ReplayTimeout
-from replay_server.columns import empty_columns
 
 
 @pytest.fixture
@@ -112,11 +112,33 @@ def test_poll_tail_says_not_yet(fake: FakeServer, free_endpoint: str, connect) -
     client.begin_tail(0, 3)
     identity, request = fake.receive()
     assert client.poll_tail() is None
-    reply = TailReply(
-        request_id=request.request_id, first_cursor=0, next_cursor=0, end_cursor=0, **empty_columns(3, 2)
+    reply = TailReply.from_packed(
+        np.zeros(0, row_dtype(3, 2)),
+        request_id=request.request_id,
+        first_cursor=0,
+        next_cursor=0,
+        end_cursor=0,
     )
     fake.send(identity, reply)
     assert client.poll_tail(wait_s=10.0) is not None
+
+
+def test_a_tail_that_ended_in_a_malformed_frame_can_be_begun_again(
+    fake: FakeServer, free_endpoint: str, connect
+) -> None:
+    client = connect(free_endpoint)
+    client.begin_tail(0, 3, timeout_s=1.0)
+    identity, _ = fake.receive()
+    fake.socket.send_multipart([identity, b"nonsense"])
+    with pytest.raises(ReplayError, match="something else than this version's messages"):
+        client.poll_tail(wait_s=10.0)
+    deadline = time.monotonic() + 10.0
+    while True:
+        try:
+            client.begin_tail(0, 3)
+            break
+        except ReplayError:
+            assert time.monotonic() < deadline
 
 
 def test_an_absent_server_is_named_and_not_waited_for_longer_than_asked(free_endpoint: str, connect) -> None:
@@ -172,5 +194,5 @@ def test_another_protocol_version_is_said(fake: FakeServer, free_endpoint: str, 
     frame = bytearray(encode(StatusRequest(request_id=1)))
     frame[4] = 9
     fake.socket.send_multipart([identity, bytes(frame)])
-    with pytest.raises(ReplayError, match="protocol version 9, this side speaks 1"):
+    with pytest.raises(ReplayError, match="protocol version 9, this side speaks 2"):
         client.status()

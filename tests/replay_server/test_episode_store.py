@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 import threading
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from replay_server.columns import COLUMNS
+from fleet.messages import COLUMNS
 from replay_server.episode_builder import EpisodeBuilder
 from replay_server.episode_file import Episode, EpisodeFileError, episode_path, read_episode, write_episode
 from replay_server.episode_store import EpisodeStore, StoreError, list_episodes
@@ -20,8 +21,10 @@ def make_episode(make_transitions, make_spec):
             run_id="run1", robot_id="arm1", boot_id="b0", episode=episode, spec=make_spec()
         )
         builder.evaluation = True
-        builder.add(make_transitions(rows - 2, 20), first_seq=20, first_cursor=first_cursor)
-        builder.add(make_transitions(2, 18 + rows), first_seq=18 + rows, first_cursor=first_cursor + 50)
+        seq, cursor = np.arange(20, 20 + rows), first_cursor + np.arange(rows)
+        cursor[-2:] += 52 - rows
+        builder.extend(make_transitions(rows - 2, 20), seq[:-2], cursor[:-2])
+        builder.extend(make_transitions(2, 18 + rows), seq[-2:], cursor[-2:])
         return builder.seal(end=end, success=True, metrics={"final_distance_m": 0.031}, received_ns=7)
 
     return make
@@ -36,7 +39,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, make_episode, make_spec) -
     assert read.spec == make_spec()
     for name in COLUMNS:
         np.testing.assert_array_equal(getattr(read.transitions, name), getattr(written.transitions, name))
-        assert getattr(read.transitions, name).dtype == COLUMNS[name].dtype
+        assert getattr(read.transitions, name).dtype == COLUMNS[name]["dtype"]
     assert read.seq.tolist() == [20, 21, 22, 23, 24, 25]
     assert read.cursor.tolist() == [100, 101, 102, 103, 150, 151]
     assert read.info.policy_version == 2  # rows 20 … 25 were made by versions 2 (the reward // 10)
@@ -59,6 +62,19 @@ def test_ids_that_could_leave_the_folder_are_refused(tmp_path: Path, robot_id: s
         episode_path(tmp_path, robot_id, "b0", 0)
     with pytest.raises(ValueError, match="boot_id must be 1 to 64 of"):
         episode_path(tmp_path, "arm1", robot_id, 0)
+
+
+def test_wherever_the_disk_is_full_the_file_is_absent(tmp_path: Path, make_episode) -> None:
+    size = write_episode(tmp_path, make_episode(episode=0)).stat().st_size
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for room in range(0, size, 400):
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+            with pytest.raises(OSError, match="File too large"):
+                write_episode(tmp_path, make_episode(episode=1))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["b0-000000.h5"]
 
 
 def test_a_truncated_file_says_so(tmp_path: Path, make_episode) -> None:
@@ -98,7 +114,7 @@ def test_foreign_and_incomplete_files_say_what_is_wrong(tmp_path: Path, make_epi
     with h5py.File(path, "a") as file:
         del file["action"]
         file["action"] = np.zeros((6, 9), "<f4")
-    with pytest.raises(EpisodeFileError, match=r"action must be float32 \[6, 2\], got float32 \[6, 9\]"):
+    with pytest.raises(EpisodeFileError, match="checksum in its attribute crc32: the file is damaged"):
         read_episode(path)
 
 

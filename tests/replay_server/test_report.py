@@ -13,8 +13,9 @@ import pytest
 
 from replay_server.episode_builder import EpisodeBuilder
 from replay_server.episode_file import EpisodeInfo
-from replay_server.episode_store import list_episodes, read_episode, write_episode
+from replay_server.episode_store import read_episode, write_episode
 from replay_server.report import Report, count_rows, describe_columns, plot_learning_curve
+from replay_server.verify import verify_run
 
 Store = Callable[..., EpisodeInfo]
 
@@ -30,7 +31,7 @@ def store(tmp_path: Path, make_transitions: Callable[..., Any], make_spec: Calla
             run_id="run", robot_id=robot, boot_id=boot_id, episode=episode, spec=make_spec()
         )
         for seq in seqs:
-            builder.add(make_transitions(1, seq), first_seq=seq, first_cursor=100 * episode + seq)
+            builder.extend(make_transitions(1, seq), np.array([seq]), np.array([100 * episode + seq]))
         sealed = builder.seal(end="time_limit", success=False, metrics={}, received_ns=0)
         write_episode(tmp_path, sealed)
         return sealed.info
@@ -39,7 +40,7 @@ def store(tmp_path: Path, make_transitions: Callable[..., Any], make_spec: Calla
 
 
 def counts(tmp_path: Path, produced: dict[str, int]) -> tuple[int, int, int]:
-    found = count_rows(list_episodes(tmp_path), produced)
+    found = count_rows(verify_run(tmp_path), produced)
     return found.stored, found.lost, found.duplicated
 
 
@@ -74,12 +75,12 @@ def test_a_lost_episode_is_counted(tmp_path: Path, store: Store) -> None:
 def test_a_duplicated_row_is_counted(tmp_path: Path, store: Store) -> None:
     store("arm1", 0, range(0, 5))
     store("arm1", 1, range(4, 8))
-    assert counts(tmp_path, {"arm1:b0": 8}) == (9, 0, 1)
+    assert counts(tmp_path, {"arm1:b0": 8}) == (8, 0, 1)
 
 
 def test_a_duplicate_does_not_hide_a_loss(tmp_path: Path, store: Store) -> None:
     store("arm1", 0, [0, 1, 1, 3])
-    assert counts(tmp_path, {"arm1:b0": 4}) == (4, 1, 1)
+    assert counts(tmp_path, {"arm1:b0": 4}) == (3, 1, 1)
 
 
 def test_a_robot_that_never_said_its_count(tmp_path: Path, store: Store) -> None:
@@ -101,6 +102,12 @@ def test_a_restarted_robot_counts_from_zero_again(tmp_path: Path, store: Store) 
     store("arm1", 0, range(0, 4), boot_id="b0")
     store("arm1", 0, range(0, 4), boot_id="b1")
     assert counts(tmp_path, {"arm1:b0": 4, "arm1:b1": 5}) == (8, 1, 0)
+
+
+def test_a_row_in_a_spool_is_not_lost(tmp_path: Path, store: Store) -> None:
+    store("arm1", 0, range(0, 5))
+    found = count_rows(verify_run(tmp_path, {("arm1", "b0"): [(3, 7)]}), {"arm1:b0": 9})
+    assert (found.stored, found.spooled, found.lost) == (5, 3, 1)
 
 
 # Picture -------------------------------------------------------------------------------------
@@ -160,15 +167,17 @@ def test_episodes_are_in_the_picture_in_order_of_arrival(tmp_path: Path) -> None
 
 def test_report_json_has_the_keys_that_are_promised(tmp_path: Path) -> None:
     report = Report(
-        success_rate=0.95, robots=2, transitions_produced=100, transitions_stored=99, transitions_lost=1,
-        transitions_duplicated=0, updates=400, wall_time_s=12.5, policy_versions=7, seed=3, ended_by="goal",
+        success_rate=0.95, robots=2, transitions_produced=100, transitions_stored=99,
+        transitions_spooled=0, transitions_lost=1, transitions_duplicated=0, updates=400,
+        wall_time_s=12.5, policy_versions=7, seed=3, ended_by="goal",
         final_evaluation={"success_rate": 0.94},
     )  # fmt: skip
     report.write(tmp_path / "report.json")
     data = json.loads((tmp_path / "report.json").read_text())
     promised = {
-        "success_rate", "robots", "transitions_produced", "transitions_stored", "transitions_lost",
-        "transitions_duplicated", "updates", "wall_time_s", "policy_versions", "seed",
+        "success_rate", "robots", "transitions_produced", "transitions_stored",
+        "transitions_spooled", "transitions_lost", "transitions_duplicated", "updates",
+        "wall_time_s", "policy_versions", "seed",
     }  # fmt: skip
     assert promised <= data.keys()
     assert (data["transitions_lost"], data["final_evaluation"]) == (1, {"success_rate": 0.94})

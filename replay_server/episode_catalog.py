@@ -1,0 +1,141 @@
+"""What the episode files of a run hold and where, in one file: a restart need not open each with HDF5.
+
+RUN/episodes/catalog has one record (fleet/records.py) per file written, JSON. It is a cache: an entry
+counts only while its file has the same size and modification time and its rows the same checksum;
+everything else is read from the files themselves. A million rows in 12,500 files come back in seconds
+instead of a minute.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fleet.messages import COLUMNS, Array, Transitions
+from fleet.records import pack_record, read_records
+from replay_server.episode_file import (
+    DATASETS,
+    Episode,
+    EpisodeFileError,
+    EpisodeInfo,
+    checksum,
+    read_episode,
+    read_layout,
+    write_episode,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EpisodeRows:
+    """The rows of one episode with their global cursors [N]."""
+
+    transitions: Transitions
+    cursor: npt.NDArray[np.int64]
+
+
+class EpisodeCatalog:
+    """The catalog of one run folder, as it was when this was made.
+
+    info = catalog.info(path)            # None: not known, ask the file
+    rows = catalog.read(path)            # by raw offsets where known, with HDF5 otherwise
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        """Load what is there; a damaged catalog is only slower."""
+        self._path = _catalog_path(run_dir)
+        self._entries: dict[str, dict[str, Any]] = {}
+        try:
+            content = self._path.read_bytes()
+        except OSError:
+            return
+        for record in read_records(content)[0]:
+            entry = json.loads(bytes(record.payload))
+            self._entries[entry["file"]] = entry
+
+    def _key(self, path: Path) -> str:
+        return str(path.relative_to(self._path.parent))
+
+    def _entry(self, path: Path) -> Mapping[str, Any] | None:
+        entry = self._entries.get(self._key(path))
+        return entry if entry is not None and entry["stat"] == _stat(path) else None
+
+    def info(self, path: Path) -> EpisodeInfo | None:
+        """The facts about an episode file, if the catalog has them."""
+        entry = self._entry(path)
+        return EpisodeInfo(**entry["info"]) if entry is not None else None
+
+    def read(self, path: Path, nx: int, nu: int) -> EpisodeRows:
+        """The rows of a file whose observations have `nx` numbers and whose actions have `nu`.
+
+        Raises:
+            EpisodeFileError: The file is damaged.
+        """
+        entry = self._entry(path)
+        if entry is not None and (rows := _read_raw(path, entry, nx, nu)) is not None:
+            return rows
+        episode = read_episode(path)
+        return EpisodeRows(episode.transitions, episode.cursor)
+
+
+def seal_episode(run_dir: Path, episode: Episode) -> Path:
+    """Write an episode's file whole, durable, and note it in the catalog; returns its path.
+
+    Raises:
+        OSError: The disk is full, or not writable.
+    """
+    path = write_episode(run_dir, episode)
+    catalog = _catalog_path(run_dir)
+    try:
+        entry = {
+            "file": str(path.relative_to(catalog.parent)),
+            "stat": _stat(path),
+            "info": asdict(episode.info),
+            **asdict(read_layout(path)),
+        }
+        with catalog.open("ab") as file:
+            file.write(b"".join(pack_record(json.dumps(entry).encode())))
+    except (OSError, EpisodeFileError) as error:
+        logger.warning("%s is not in the catalog, the next start takes longer: %s", path, error)
+    return path
+
+
+def _catalog_path(run_dir: Path) -> Path:
+    return run_dir / "episodes" / "catalog"
+
+
+def _stat(path: Path) -> list[int]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return []
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _read_raw(path: Path, entry: Mapping[str, Any], nx: int, nu: int) -> EpisodeRows | None:
+    """The rows straight from the file's bytes; None if they are not what the catalog says."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise EpisodeFileError(f"{path}: cannot be read: {error}") from error
+    sizes = {"N": entry["info"]["rows"], "nx": nx, "nu": nu}
+    arrays: dict[str, Array] = {}
+    for name in DATASETS:
+        offset, length = entry["extents"][name]
+        dtype = COLUMNS[name]["dtype"] if name in COLUMNS else np.dtype("<i8")
+        shape = [sizes[dim] for dim in COLUMNS[name]["dims"]] if name in COLUMNS else [sizes["N"]]
+        if dtype.itemsize * int(np.prod(shape)) != length or offset + length > len(content):
+            return None
+        arrays[name] = np.frombuffer(content, dtype, length // dtype.itemsize, offset).reshape(shape)
+    if checksum(arrays) != entry["crc32"]:
+        return None
+    return EpisodeRows(Transitions(**{name: arrays[name] for name in COLUMNS}), arrays["cursor"])
