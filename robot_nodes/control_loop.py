@@ -92,7 +92,7 @@ class ControlLoop:
 
         self.phase: Phase = "waiting"
         self.note = "for joint states"
-        self.blocked = ""  # set from outside: why no new step may be taken (experience queue full, …)
+        self.blocked = ""  # set from outside: why no new step may be taken (spool full, …)
         self._command: Vector = self._zero
         self._home: Vector = np.array(robot.reset.home_rad)
         self._reset_ticks = 0

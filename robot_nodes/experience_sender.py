@@ -1,24 +1,26 @@
-"""Ships a robot's experience to the replay server, in order, until every row is acknowledged.
+"""Ships a robot's experience to the replay server, in order, until every row is stored there.
 
-A thread owns the DEALER socket; the control loop only appends to a bounded queue and never waits.
-Batches stay queued until the server says they are stored: after a silence, a lost connection or a
-restart of the server the thread says hello again and re-sends from where the server's count ends.
-The same connection carries this robot's heartbeats and the operator's commands.
+    Spool (disk) ─▶ Delivery (what is next) ─▶ DEALER ─▶ replay server
+
+A thread owns the DEALER socket and reads the spool; the control loop only appends to it. Rows stay in
+the spool until the server says they are stored: after a silence, a lost connection or a restart of the
+server the thread says hello again and goes on from where the server's count ends. The same connection
+carries this robot's heartbeats and the operator's commands.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from itertools import islice
 from typing import Any
 
 import zmq
 
 from fleet.codec import decode, encode
+from fleet.keys import Credentials
 from fleet.messages import (
     Ack,
     FleetCommand,
@@ -27,11 +29,12 @@ from fleet.messages import (
     Message,
     MessageError,
     Refusal,
-    TransitionBatch,
     Welcome,
 )
 from fleet.sockets import connect_dealer
 from fleet.spaces import SpaceSpec
+from robot_nodes.delivery import Delivery
+from robot_nodes.spool import Spool
 
 logger = logging.getLogger(__name__)
 
@@ -40,56 +43,53 @@ _HELLO_PERIOD_S = 1.0
 _HELLO_AGAIN_PERIOD_S = 2.0  # a restarted server knows an idle robot, and has commands for it, only by hello
 _ACK_TIMEOUT_S = 2.0
 _HEARTBEAT_PERIOD_S = 0.5
+_SEAL_PATIENCE_S = 1.0  # that closing waits for episode files once the journal has everything
+_DISK_RETRY_S = 1.0
+_LINGER_MS = 500
+_REST = 3.0  # per CPU time that was spent
 
 
 class ExperienceSender:
     """One robot's connection to the replay server.
 
-    sender = ExperienceSender(endpoint, robot_id, boot_id, spec, on_command, heartbeat)
+    spool = Spool(RUN / "spool", robot_id, boot_id, spec, config)
+    sender = ExperienceSender(endpoint, spool, spec, on_command, heartbeat)
     sender.start()
-    sender.put(batch)                 # from the control loop, never blocks
-    left = sender.close(timeout_s=5)  # rows that no server has acknowledged
+    spool.add_row(…); spool.end_episode(…)    # by the EpisodeRecorder, in the control loop
+    left = sender.close(timeout_s=5)          # rows that stay in the spool until the next start
+    spool.close()
     """
 
     def __init__(
         self,
         endpoint: str,
-        robot_id: str,
-        boot_id: str,
+        spool: Spool,
         spec: SpaceSpec,
         on_command: Callable[[FleetCommand], None],
         heartbeat: Callable[[], tuple[str, dict[str, Any]]],
         *,
-        max_queued_rows: int = 100_000,
+        credentials: Credentials | None = None,
         window: int = 64,
     ) -> None:
-        self._endpoint, self._robot_id, self._boot_id, self._spec = endpoint, robot_id, boot_id, spec
+        self._endpoint, self._spool, self._spec = endpoint, spool, spec
         self._on_command, self._heartbeat = on_command, heartbeat
-        self._max_queued_rows, self._window = max_queued_rows, window
-        self._lock = threading.Lock()
-        self._unacked: deque[tuple[TransitionBatch, bytes]] = deque()
-        self._in_flight = 0  # leading batches of _unacked that were sent
-        self._queued_rows = 0
+        self._credentials = credentials
+        self._robot_id, self._boot_id = spool.current.head.robot_id, spool.current.head.boot_id
+        self._delivery = Delivery(spool, window)
         self._server_boot_id = ""
+        self._hello_unanswered = True
         self._last_progress_s = self._last_hello_s = self._last_heartbeat_s = float("-inf")
-        self._heartbeat_error = ""
+        self._next_disk_try_s = float("-inf")
+        self._heartbeat_error = self._disk_error = ""
         self._closing = threading.Event()
-        self._deadline_s = float("inf")
+        self._deadline_s = self._seal_deadline_s = float("inf")
         self._thread = threading.Thread(target=self._run, name="experience-sender", daemon=True)
         self.refusal = ""  # why the server will not have this robot; empty when it will
         self.refused_rows = ""  # why it will not have the oldest rows: the robot must stop until it does
-        self.acked_rows = 0
 
     def start(self) -> None:
         """Connect and begin to send."""
         self._thread.start()
-
-    def put(self, batch: TransitionBatch) -> None:
-        """Queue a batch. Check `full` before taking the next step: nothing is ever dropped here."""
-        frame = encode(batch)
-        with self._lock:
-            self._unacked.append((batch, frame))
-            self._queued_rows += batch.rows
 
     @property
     def connected(self) -> bool:
@@ -97,76 +97,121 @@ class ExperienceSender:
         return bool(self._server_boot_id)
 
     @property
-    def queued_rows(self) -> int:
-        """Rows that no server has acknowledged yet."""
-        return self._queued_rows
+    def waiting_rows(self) -> int:
+        """Rows in the spool, of earlier starts too, that the server has not stored yet."""
+        return self._delivery.waiting_rows
+
+    @property
+    def acked_rows(self) -> int:
+        """Rows of this start that the server has stored."""
+        return self._spool.current.durable_seq + 1
 
     @property
     def blocked(self) -> str:
         """Why the robot must not take another step; empty when it may."""
-        if self.full:
-            return "experience queue is full: is the replay server up?"
-        return self.refusal or self.refused_rows
-
-    @property
-    def full(self) -> bool:
-        """Whether the robot must stop until the server catches up."""
-        return self._queued_rows >= self._max_queued_rows
+        return self._spool.blocked or self._disk_error or self.refusal or self.refused_rows
 
     def close(self, timeout_s: float) -> int:
-        """Send what is left, for at most `timeout_s`, and return the rows that stay unacknowledged."""
+        """Send what is left, for at most `timeout_s`, and return the rows that stay in the spool.
+
+        No row may be recorded any more. The spool is the caller's to close, afterwards.
+        """
         self._deadline_s = time.monotonic() + timeout_s
+        self._spool.end_boot()
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join()
-        return self._queued_rows
+        return self._delivery.waiting_rows
 
     def _run(self) -> None:
         context = zmq.Context()
-        socket = connect_dealer(context, self._endpoint, f"{self._robot_id}:{self._boot_id}".encode())
+        identity = f"{self._robot_id}:{self._boot_id}:{secrets.token_hex(8)}".encode()
+        socket = connect_dealer(context, self._endpoint, identity, self._credentials)
+        cpu_s = time.thread_time()
         try:
             while not self._done():
                 if socket.poll(_POLL_MS):
                     self._receive(socket)
                 self._send(socket, time.monotonic())
+                # A long backlog must not keep the interpreter from the control loop.
+                cpu_s, last_cpu_s = time.thread_time(), cpu_s
+                if not self._closing.is_set():
+                    time.sleep(_REST * (cpu_s - last_cpu_s))
             self._send_heartbeat(socket)
         finally:
-            socket.close(linger=500)
+            socket.close(linger=_LINGER_MS)
             context.term()
 
     def _done(self) -> bool:
         if not self._closing.is_set():
             return False
-        return not self._unacked or bool(self.refusal) or time.monotonic() > self._deadline_s
+        now_s = time.monotonic()
+        if self.refusal or now_s > self._deadline_s:
+            return True
+        if not self._delivery.finished or self._spool.unwritten:
+            return False
+        # A little patience: what is in an episode file survives more than what is in the journal only.
+        self._seal_deadline_s = min(self._seal_deadline_s, now_s + _SEAL_PATIENCE_S)
+        return self._delivery.sealed or now_s > self._seal_deadline_s
 
     def _send(self, socket: zmq.Socket[bytes], now_s: float) -> None:
-        if self._server_boot_id and self._in_flight and now_s - self._last_progress_s > _ACK_TIMEOUT_S:
+        if (
+            self._server_boot_id
+            and self._delivery.in_flight
+            and now_s - self._last_progress_s > _ACK_TIMEOUT_S
+        ):
             logger.warning("replay server %s is silent; saying hello again", self._endpoint)
             self._server_boot_id = ""
         period_s = _HELLO_AGAIN_PERIOD_S if self._server_boot_id else _HELLO_PERIOD_S
-        if now_s - self._last_hello_s > period_s:
+        due = self._server_boot_id and not self._hello_unanswered and self._delivery.hello_due
+        if due or now_s - self._last_hello_s > period_s:
             self._last_hello_s = now_s
-            hello = Hello(
-                role="robot",
-                process_id=self._robot_id,
-                boot_id=self._boot_id,
-                spec=self._spec.to_json(),
-                oldest_seq=self.acked_rows,
-            )
-            self._try_send(socket, encode(hello))
-        if not self._server_boot_id:
-            return
-        if now_s - self._last_heartbeat_s > _HEARTBEAT_PERIOD_S:
+            self._hello_unanswered |= bool(due)
+            self._say_hello(socket)
+        if self._server_boot_id and now_s - self._last_heartbeat_s > _HEARTBEAT_PERIOD_S:
             self._last_heartbeat_s = now_s
             self._send_heartbeat(socket)
-        with self._lock:
-            frames = [frame for _, frame in islice(self._unacked, self._in_flight, self._window)]
-        if frames and not self._in_flight:
+        if now_s > self._next_disk_try_s:
+            try:
+                self._spool.trim()
+                self._send_rows(socket, now_s)
+                self._disk_error = ""
+            except OSError as error:
+                self._report_disk_error(error)
+
+    def _report_disk_error(self, error: OSError) -> None:
+        text = f"spool {self._spool.path} cannot be used: {error}"
+        if text != self._disk_error:
+            logger.error("%s; the robot waits", text)
+        self._disk_error = text
+        self._next_disk_try_s = time.monotonic() + _DISK_RETRY_S
+
+    def _say_hello(self, socket: zmq.Socket[bytes]) -> None:
+        oldest_seq, backlog = self._delivery.tell()
+        hello = Hello(
+            role="robot",
+            process_id=self._robot_id,
+            boot_id=self._boot_id,
+            spec=self._spec.to_json(),
+            oldest_seq=oldest_seq,
+            backlog=backlog,
+        )
+        self._try_send(socket, encode(hello))
+
+    def _send_rows(self, socket: zmq.Socket[bytes], now_s: float) -> None:
+        """Send what may be sent, from the disk only: what the server has must not vanish here."""
+        if not self._server_boot_id or self._hello_unanswered:
+            return
+        batches = self._delivery.ready()
+        if not batches:
+            return
+        self._spool.sync()
+        if not self._delivery.in_flight:
             self._last_progress_s = now_s
-        for frame in frames:
-            if not self._try_send(socket, frame):
+        for batch in batches:
+            if not self._try_send(socket, encode(batch)):
                 return
-            self._in_flight += 1
+            self._delivery.sent()
 
     def _send_heartbeat(self, socket: zmq.Socket[bytes]) -> None:
         try:
@@ -210,38 +255,51 @@ class ExperienceSender:
     def _handle(self, message: Message) -> None:
         match message:
             case Welcome():
-                self._acknowledge(message.durable_seq)
-                if message.server_boot_id != self._server_boot_id:
-                    logger.info("connected to replay server %s, run %s", self._endpoint, message.run_id)
-                    self._in_flight = 0  # what was under way may be lost: the server drops duplicates
-                self._server_boot_id, self.refusal = message.server_boot_id, ""
-            case Ack(robot_id=self._robot_id, boot_id=self._boot_id):
-                self._acknowledge(message.durable_seq)
+                self._on_welcome(message)
+            case Ack(robot_id=self._robot_id):
+                self._note_progress(self._delivery.acknowledge(message))
             case FleetCommand():
                 self._on_command(message)
             case Refusal(request="TransitionBatch"):
                 self._server_boot_id = ""  # it may have restarted: hello, then the same rows again
                 if "say hello first" not in message.reason and message.reason != self.refused_rows:
-                    logger.error("replay server %s refuses rows: %s", self._endpoint, message.reason)
+                    logger.error(
+                        "replay server %s refuses rows, they stay in %s: %s",
+                        self._endpoint,
+                        self._spool.path,
+                        message.reason,
+                    )
                     self.refused_rows = message.reason
             case Refusal(request="Hello"):
-                if message.reason != self.refusal:
-                    logger.error("replay server %s refuses this robot: %s", self._endpoint, message.reason)
-                self.refusal = message.reason
+                self._refuse(
+                    f"replay server {self._endpoint} refuses this robot: {message.reason}", message.reason
+                )
             case Refusal():
                 logger.warning("replay server refused a %s: %s", message.request, message.reason)
             case _:
                 logger.warning("unexpected %s from %s", type(message).__name__, self._endpoint)
 
-    def _acknowledge(self, durable_seq: int) -> None:
-        with self._lock:
-            while self._unacked:
-                batch = self._unacked[0][0]
-                if batch.first_seq + batch.rows - 1 > durable_seq:
-                    break
-                self._unacked.popleft()
-                self._in_flight = max(0, self._in_flight - 1)
-                self._queued_rows -= batch.rows
-                self.acked_rows += batch.rows
-                self.refused_rows = ""
-                self._last_progress_s = time.monotonic()
+    def _on_welcome(self, message: Welcome) -> None:
+        try:
+            reason = self._delivery.join(message)
+        except OSError as error:
+            self._report_disk_error(error)
+            return
+        if reason:
+            self._refuse(reason, reason)
+            return
+        again = message.server_boot_id != self._server_boot_id
+        if again:
+            logger.info("connected to replay server %s, run %s", self._endpoint, message.run_id)
+        self._server_boot_id, self.refusal, self._hello_unanswered = message.server_boot_id, "", False
+        self._note_progress(self._delivery.welcome(message, again=again))
+
+    def _refuse(self, text: str, refusal: str) -> None:
+        if refusal != self.refusal:
+            logger.error("%s", text)
+        self.refusal = refusal
+
+    def _note_progress(self, progress: bool) -> None:
+        if progress:
+            self.refused_rows = ""
+            self._last_progress_s = time.monotonic()

@@ -91,7 +91,7 @@ def check(message: PolicyMessage, spec: SpaceSpec) -> None:
     Raises:
         PolicyError: It may not; the text names the policy and the reason.
     """
-    name = f"policy {message.version} of run {message.run_id}"
+    name = f"policy {message.version} of run {message.run_id[:64]}"
     if message.spec_hash != spec.hash:
         raise PolicyError(
             f"{name} is for other spaces (spec {message.spec_hash[:8]}…, this robot has {spec.hash[:8]}…): "
@@ -105,14 +105,15 @@ def check(message: PolicyMessage, spec: SpaceSpec) -> None:
     if message.checksum != policy_checksum(*arrays.values()):
         raise PolicyError(f"{name} is damaged: its checksum does not match its arrays")
     sizes = message.layer_sizes
+    shown = str(sizes[:20])
     if len(sizes) < 2 or not all(type(size) is int and size > 0 for size in sizes):
-        raise PolicyError(f"{name}: layer_sizes must be two or more positive integers, got {sizes}")
+        raise PolicyError(f"{name}: layer_sizes must be two or more positive integers, got {shown}")
     ends = (spec.observation.size, spec.action.size)
     if (sizes[0], sizes[-1]) != ends:
-        raise PolicyError(f"{name}: layers {sizes} must begin and end with the spec's sizes {ends}")
+        raise PolicyError(f"{name}: layers {shown} must begin and end with the spec's sizes {ends}")
     expected = sum((inputs + 1) * outputs for inputs, outputs in itertools.pairwise(sizes))
     if len(message.parameters) != expected:
-        raise PolicyError(f"{name}: layers {sizes} take {expected} parameters, got {len(message.parameters)}")
+        raise PolicyError(f"{name}: layers {shown} take {expected} parameters, got {len(message.parameters)}")
     if len(message.observation_mean) != sizes[0] or len(message.observation_scale) != sizes[0]:
         raise PolicyError(
             f"{name}: the normaliser has {len(message.observation_mean)} dimensions, layers take {sizes[0]}"

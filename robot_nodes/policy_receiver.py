@@ -14,6 +14,7 @@ from collections import deque
 import zmq
 
 from fleet.codec import decode
+from fleet.keys import Credentials
 from fleet.messages import MessageError, PolicyMessage
 from fleet.sockets import connect_policy_subscriber
 from fleet.spaces import SpaceSpec
@@ -33,8 +34,8 @@ class PolicyReceiver:
     newest = receiver.newest          # None until the first one
     """
 
-    def __init__(self, endpoint: str, spec: SpaceSpec) -> None:
-        self._endpoint, self._spec = endpoint, spec
+    def __init__(self, endpoint: str, spec: SpaceSpec, credentials: Credentials | None = None) -> None:
+        self._endpoint, self._spec, self._credentials = endpoint, spec, credentials
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="policy-receiver", daemon=True)
         self._run_id = ""
@@ -56,7 +57,7 @@ class PolicyReceiver:
 
     def _run(self) -> None:
         context = zmq.Context()
-        socket = connect_policy_subscriber(context, self._endpoint)
+        socket = connect_policy_subscriber(context, self._endpoint, self._credentials)
         try:
             while not self._stop.is_set():
                 if socket.poll(_POLL_MS):

@@ -2,7 +2,7 @@
 
     joint_states ─▶ JointStateReader ─▶ ControlLoop.tick ─▶ <controller>/commands
                                             │      ▲
-                        ExperienceSender ◀──┘      └── PolicyReceiver
+                ExperienceSender ◀─ Spool ◀─┘      └── PolicyReceiver
 
 A lifecycle node: configure connects, activate moves, deactivate sends zeros. The forward command
 controller has no watchdog, so every way out of here publishes a zero command first.
@@ -16,6 +16,7 @@ import queue
 import time
 import uuid
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,14 +34,17 @@ from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import Trigger
 
 from fleet.config import FleetConfig
+from fleet.keys import load_credentials
 from fleet.messages import FleetCommand
 from fleet.ready import EXIT_CONFIG, RESTARTS_VARIABLE, notify_ready, stop_on_signals
+from fleet.run_folder import RunFolder
 from robot_nodes.control_loop import ControlLoop
 from robot_nodes.episode_recorder import EpisodeRecorder
 from robot_nodes.experience_sender import ExperienceSender
 from robot_nodes.joint_states import JointReading, JointStateError, JointStateReader
 from robot_nodes.kinematics import Kinematics
 from robot_nodes.policy_receiver import PolicyReceiver
+from robot_nodes.spool import Spool, SpoolError
 from robot_nodes.tasks.task import make_task
 
 logger = logging.getLogger(__name__)
@@ -52,7 +56,7 @@ _FLUSH_TIMEOUT_S = 10.0
 class RobotNode(LifecycleNode):
     """One robot of the fleet."""
 
-    def __init__(self, fleet: FleetConfig, robot_id: str) -> None:
+    def __init__(self, fleet: FleetConfig, robot_id: str, run_dir: Path) -> None:
         entry = fleet.entry(robot_id)
         super().__init__(
             "robot_node",
@@ -60,6 +64,7 @@ class RobotNode(LifecycleNode):
             parameter_overrides=[Parameter("use_sim_time", value=entry.robot.sim is not None)],
         )
         self._fleet, self._entry, self._robot = fleet, entry, entry.robot
+        self._spool_dir = RunFolder(run_dir).spool
         self._commands: queue.SimpleQueue[FleetCommand] = queue.SimpleQueue()
         self._reading: JointReading | None = None
         self._reading_arrived_s = time.monotonic()
@@ -75,31 +80,33 @@ class RobotNode(LifecycleNode):
     # Lifecycle ------------------------------------------------------------------------------
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the robot's model, connect to the replay server and the learner, make the topics."""
+        """Load the robot's model, open its spool, connect to replay server and learner, make the topics."""
         try:
             self._configure()
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, SpoolError) as error:
             logger.error("cannot configure %s: %s", self._entry.id, error)
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
 
     def _configure(self) -> None:
         robot, robot_id = self._robot, self._entry.id
+        credentials = load_credentials(self._fleet, "robot", robot_id)
         self._boot_id = uuid.uuid4().hex[:12]
         self._reading = None
         self._reader = JointStateReader(robot.joints)
         task = make_task(self._fleet.task, robot)
         kinematics = Kinematics(robot.urdf, robot.joints, robot.tool_link)
+        self._spool = Spool(self._spool_dir, robot_id, self._boot_id, task.spec, self._fleet.spool)
         self._sender = ExperienceSender(
             self._fleet.replay_server.endpoint,
-            robot_id,
-            self._boot_id,
+            self._spool,
             task.spec,
             on_command=self._commands.put,
             heartbeat=self._heartbeat,
+            credentials=credentials,
         )
-        self._receiver = PolicyReceiver(self._fleet.learner.policy_endpoint, task.spec)
-        self._recorder = EpisodeRecorder(robot_id, self._boot_id, task.spec, emit=self._sender.put)
+        self._receiver = PolicyReceiver(self._fleet.learner.policy_endpoint, task.spec, credentials)
+        self._recorder = EpisodeRecorder(task.spec, sink=self._spool)
         restarts = int(os.environ.get(RESTARTS_VARIABLE, "0"))  # a restarted robot explores afresh
         seed = [self._fleet.seed, [entry.id for entry in self._fleet.robots].index(robot_id), restarts]
         self._loop = ControlLoop(
@@ -247,7 +254,9 @@ class RobotNode(LifecycleNode):
         stats: dict[str, Any] = {
             "robot/note": loop.note,
             "robot/steps": self._recorder.rows_produced,
-            "robot/unacked": self._sender.queued_rows,
+            "robot/unacked": self._sender.waiting_rows,
+            "robot/spool_mb": self._spool.used_bytes / 1e6,
+            "robot/rows_dropped": self._spool.rows_dropped,
             "robot/episodes": loop.episodes,
             "robot/success_rate": _rate(loop.training_outcomes),
             "robot/evaluation_success_rate": _rate(loop.evaluation_outcomes),
@@ -289,8 +298,13 @@ class RobotNode(LifecycleNode):
         self._configured = False
         left = self._sender.close(_FLUSH_TIMEOUT_S)
         self._receiver.close()
+        self._spool.close()
         if left:
-            logger.error("%d steps were never acknowledged by the replay server and are lost", left)
+            logger.warning(
+                "%d steps are not stored by the replay server yet: they stay in %s until the next start",
+                left,
+                self._spool.path,
+            )
         self.destroy_subscription(self._subscription)
         self.destroy_publisher(self._publisher)
         for service in self._estop_services:
@@ -313,12 +327,19 @@ def _jitter(intervals_ms: deque[float]) -> float:
     return float(np.percentile(np.abs(intervals - np.median(intervals)), 99))
 
 
-def run_robot(fleet: FleetConfig, robot_id: str, ros_args: list[str] | None = None) -> int:
-    """Run one robot until SIGINT, SIGTERM or a fleet stop; returns the exit status."""
+def run_robot(fleet: FleetConfig, robot_id: str, run_dir: Path, ros_args: list[str] | None = None) -> int:
+    """Run one robot until SIGINT, SIGTERM or a fleet stop; returns the exit status.
+
+    Args:
+        fleet: The loaded config.
+        robot_id: Which robot of it.
+        run_dir: Where its spool lies; on the robot's own disk.
+        ros_args: What goes to ROS.
+    """
     remap = ["-r", f"/clock:=/{robot_id}/clock"] if fleet.entry(robot_id).robot.sim else []
     stop = stop_on_signals()
     rclpy.init(args=["--ros-args", *remap, *(ros_args or [])], signal_handler_options=SignalHandlerOptions.NO)
-    node = RobotNode(fleet, robot_id)
+    node = RobotNode(fleet, robot_id, run_dir)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:

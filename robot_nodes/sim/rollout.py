@@ -13,6 +13,7 @@ import numpy as np
 
 from fleet.config import FleetConfig
 from fleet.messages import PolicyMessage, TransitionBatch
+from robot_nodes.batch_former import BatchFormer
 from robot_nodes.control_loop import ControlLoop, NewestPolicy
 from robot_nodes.episode_recorder import EpisodeRecorder
 from robot_nodes.kinematics import Kinematics
@@ -66,11 +67,13 @@ class Rollout:
         self._batches: list[TransitionBatch] = []
         self._on_batch = on_batch
         self._arm = MujocoArm(entry.robot, np.random.default_rng(seed + 1))
+        sizes = task.spec.observation.size, task.spec.action.size
+        former = BatchFormer(robot_id, "rollout", task.spec.hash, *sizes, emit=self._collect)
         self._loop = ControlLoop(
             entry.robot,
             task,
             Kinematics(entry.robot.urdf, entry.robot.joints, entry.robot.tool_link),
-            EpisodeRecorder(robot_id, "rollout", task.spec, self._collect),
+            EpisodeRecorder(task.spec, sink=former),
             lambda: self._policy,
             np.random.default_rng(seed),
             evaluate_every=0 if explore else 1,

@@ -13,6 +13,7 @@ import pytest
 from fleet.config import FleetConfig
 from fleet.config_file import load_fleet
 from fleet.messages import PolicyMessage, TransitionBatch, policy_checksum
+from robot_nodes.batch_former import BatchFormer
 from robot_nodes.control_loop import ControlLoop, NewestPolicy
 from robot_nodes.episode_recorder import EpisodeRecorder
 from robot_nodes.kinematics import Kinematics
@@ -83,11 +84,13 @@ class Robot:
         self.policy: NewestPolicy | None = NewestPolicy(make_policy(), 0.0)
         self.steady_s = 0.0
         self.max_velocity = np.array(self.config.limits.max_joint_velocity_rad_s)
+        sizes = task.spec.observation.size, task.spec.action.size
+        former = BatchFormer("robot1", "boot", task.spec.hash, *sizes, emit=self.batches.append)
         self.loop = ControlLoop(
             self.config,
             task,
             Kinematics(self.config.urdf, self.config.joints, self.config.tool_link),
-            EpisodeRecorder("robot1", "boot", task.spec, self.batches.append),
+            EpisodeRecorder(task.spec, former),
             lambda: self.policy,
             np.random.default_rng(seed),
             evaluate_every=evaluate_every,
