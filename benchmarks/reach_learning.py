@@ -71,8 +71,8 @@ class InProcessFleet:
 
     def _learn(self, batch: Any) -> None:
         self.mirror.extend(batch)
-        self.trainer.observe(batch)
-        updates = self.limiter.allowed(self.mirror.inserted, self.trainer.updates)
+        self.trainer.observe(batch.observation)
+        updates = self.limiter.allowed(self.mirror.cursor, self.trainer.updates)
         started = time.process_time()
         self.trainer.update_many(self.mirror, updates)
         self.train_cpu_s += time.process_time() - started

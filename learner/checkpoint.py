@@ -1,35 +1,50 @@
-"""Everything a run needs to go on from where it was, as one folder per checkpoint.
+"""Everything a run needs to go on from where it was, bit for bit; one sealed folder per checkpoint.
 
-    checkpoints/00000123/state.npz     arrays, and the rest as JSON in its `facts`; no pickle
-    checkpoints/00000123/policy.pnaf   the PolicyMessage frame, for robot_nodes/policy_file.py
+    checkpoints/0000000320-0000000012/     320 updates done, policy version 12
+        state.npz       network, target, optimiser, normaliser, generator; no pickle
+        policy.pnaf     the PolicyMessage frame, for robot_nodes/policy_file.py
+        manifest.json   run id, cursor, counters; size and checksum of the two others
+    checkpoints/damaged-0000000310-…/      could not be read at a resume: kept aside
 
-A checkpoint is written beside its place, fsynced and renamed: it is whole or absent.
+Versions only rise, so no two checkpoints have one name; `state.npz` depends on nothing but the
+training: two runs on the same rows write the same bytes.
 """
 
 from __future__ import annotations
 
+import io
 import json
-import os
-import shutil
-from dataclasses import dataclass
+import logging
+import re
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 
 from fleet.codec import encode
+from fleet.config import ConfigError
 from fleet.messages import PolicyMessage
 from fleet.run_folder import POLICY_FILE
 from fleet.spaces import SpaceError, SpaceSpec
+from learner.sealed_folder import DamagedFolderError, read_sealed, remove_sealed, sweep, write_sealed
 from learner.trainer import Trainer
 
-FORMAT = 1
+log = logging.getLogger(__name__)
+
+FORMAT = 2
 STATE_FILE = "state.npz"
+_NAME = re.compile(r"(?P<damaged>damaged-)?\d{10}-(?P<version>\d{10})")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written or read; the text names the file and the reason."""
+    """A checkpoint cannot be written, or it is damaged; the text names the file and the reason."""
+
+
+class WrongCheckpointError(ConfigError):
+    """A checkpoint is whole, but of another run, spec, network or program; the text says which."""
 
 
 @dataclass(frozen=True)
@@ -40,107 +55,168 @@ class Progress:
         run_id: The run, as the replay server named it.
         policy_version: Version of the newest policy that was published.
         policies_published: How many were, versions sent again not counted.
-        cursor: The replay log's cursor of the next row.
-        rows: Rows that the learner had seen.
+        cursor: The replay log's cursor up to which the normaliser has seen the rows.
     """
 
     run_id: str
     policy_version: int
     policies_published: int
     cursor: int
-    rows: int
 
 
 def save_checkpoint(
-    folder: Path, trainer: Trainer, progress: Progress, policy: PolicyMessage, keep: int = 3
+    folder: Path, trainer: Trainer, progress: Progress, policy: PolicyMessage, keep: int
 ) -> Path:
     """Write a checkpoint and remove all but the newest `keep`; returns its folder.
 
+    One of the same update and policy version says the same, so it stays if it is whole.
+
     Raises:
-        CheckpointError: The disk refuses.
+        CheckpointError: The disk refuses; no half checkpoint is left.
     """
+    final = folder / f"{trainer.updates:010d}-{progress.policy_version:010d}"
     facts = {
         "format": FORMAT,
-        "spec": trainer.spec.to_json(),
-        "hidden_sizes": list(trainer.shape.hidden_sizes),
-        "off_diagonal": trainer.shape.off_diagonal,
+        "written": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         "updates": trainer.updates,
-        "normaliser": trainer.normaliser.state(),
-        "run_id": progress.run_id,
-        "policy_version": progress.policy_version,
-        "policies_published": progress.policies_published,
-        "cursor": progress.cursor,
-        "rows": progress.rows,
-        "optimiser_steps": trainer.optimiser.steps,
+        **asdict(progress),
     }
-    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in _tensors(trainer).items()}
-    arrays["generator"] = trainer.generator.get_state().cpu().numpy()
-    final = folder / f"{trainer.updates:010d}"
-    temporary = folder / f".{final.name}.tmp"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        with (temporary / STATE_FILE).open("wb") as file:
-            np.savez(file, facts=np.array(json.dumps(facts)), **arrays)  # type: ignore[arg-type]
-            _sync(file)
-        with (temporary / POLICY_FILE).open("wb") as file:
-            file.write(encode(policy))
-            _sync(file)
-        _sync_folder(temporary)
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-        _sync_folder(folder)
-        for old in list_checkpoints(folder)[:-keep]:
-            shutil.rmtree(old, ignore_errors=True)
+        sweep(folder)
+        if final.exists():
+            try:
+                read_sealed(final)
+            except DamagedFolderError as error:
+                log.error("%s; writing it again", error)
+                remove_sealed(final)
+            else:
+                return final
+        write_sealed(final, {STATE_FILE: _pack_state(trainer), POLICY_FILE: encode(policy)}, facts)
     except OSError as error:
         raise CheckpointError(f"{final}: cannot write the checkpoint: {error}") from error
+    for old in list_checkpoints(folder)[:-keep]:
+        remove_sealed(old)
     return final
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Whole checkpoints in a folder, oldest first."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.name.isdigit() and (path / STATE_FILE).is_file())
+    """Checkpoints in a folder, oldest first."""
+    return sorted(path for path, match in _matches(folder) if not match["damaged"])
 
 
-def load_checkpoint(path: Path, trainer: Trainer) -> Progress:
-    """Put a checkpoint's state into a trainer of the same network and spec.
+def highest_version(folder: Path) -> int:
+    """The highest policy version of any checkpoint here, damaged ones too; -1 without one."""
+    return max((int(match["version"]) for _, match in _matches(folder)), default=-1)
+
+
+def resume(folder: Path, trainer: Trainer, run_id: str) -> Progress | None:
+    """Take up the newest checkpoint that is whole; damaged ones are reported and put aside.
+
+    Returns: What it holds besides the trainer; none if there is no checkpoint.
 
     Raises:
-        CheckpointError: It is missing, damaged, of another spec or of another network.
+        WrongCheckpointError: It belongs to something else; it stays where it is.
     """
-    state = _read_state(path)
+    for path in reversed(list_checkpoints(folder)):
+        try:
+            progress = load_checkpoint(path, trainer, run_id)
+        except CheckpointError as error:
+            log.error("cannot resume from this checkpoint, looking for an older one: %s", error)
+            try:
+                path.rename(path.with_name(f"damaged-{path.name}"))
+            except OSError as refusal:
+                log.error("%s: cannot be put aside: %s", path, refusal)
+            continue
+        log.info("resumed from %s: %d updates done", path, trainer.updates)
+        return progress
+    return None
+
+
+def load_checkpoint(path: Path, trainer: Trainer, run_id: str) -> Progress:
+    """Put a checkpoint's state into a trainer; unless all of it fits, the trainer stays as it was.
+
+    Raises:
+        CheckpointError: It is missing or damaged.
+        WrongCheckpointError: It is of another run, spec, network or program.
+    """
     try:
-        saved = SpaceSpec.from_json(state["spec"])
-        if difference := trainer.spec.difference(saved):
-            raise CheckpointError(f"{path}: was trained in other spaces: {difference}")
-        mine = (list(trainer.shape.hidden_sizes), trainer.shape.off_diagonal)
-        theirs = (state["hidden_sizes"], state["off_diagonal"])
-        if mine != theirs:
-            raise CheckpointError(
-                f"{path}: (hidden_sizes, off_diagonal) is {theirs} there and {mine} in this config"
-            )
-        with torch.no_grad():
-            for name, tensor in _tensors(trainer).items():
-                tensor.copy_(torch.from_numpy(state[name]))
-        trainer.optimiser.steps = int(state["optimiser_steps"])
-        trainer.normaliser.load_state(state["normaliser"])
-        trainer.refresh_normaliser()
-        trainer.generator.set_state(torch.from_numpy(state["generator"]))
-        trainer.updates = int(state["updates"])
-        return Progress(
-            run_id=str(state["run_id"]),
-            policy_version=int(state["policy_version"]),
-            policies_published=int(state["policies_published"]),
-            cursor=int(state["cursor"]),
-            rows=int(state["rows"]),
+        facts, files = read_sealed(path)
+    except DamagedFolderError as error:
+        raise CheckpointError(str(error)) from error
+    if facts.get("format") != FORMAT:
+        raise WrongCheckpointError(
+            f"{path}: has checkpoint format {facts.get('format')}, this program reads {FORMAT}"
         )
-    except (KeyError, TypeError, ValueError, RuntimeError, SpaceError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path}: is not a checkpoint of this program: {error!r}") from error
+    if facts["run_id"] != run_id:
+        raise WrongCheckpointError(
+            f"{path}: is of run {facts['run_id']!r}, the replay server serves run {run_id!r}: "
+            "start both with the same run folder, or move these checkpoints away to begin anew"
+        )
+    state = _read_state(path, files)
+    _check_fit(path, trainer, state)
+    _unpack_state(trainer, state)
+    return Progress(**{name: facts[name] for name in Progress.__dataclass_fields__})
+
+
+def _pack_state(trainer: Trainer) -> bytes:
+    facts = {
+        "spec": trainer.spec.to_json(),
+        "hidden_sizes": list(trainer.shape.hidden_sizes),
+        "off_diagonal": trainer.shape.off_diagonal,
+        "device": trainer.device.type,
+        "updates": trainer.updates,
+        "optimiser_steps": trainer.optimiser.steps,
+        "normaliser": trainer.normaliser.state(),
+    }
+    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in _tensors(trainer).items()}
+    arrays["generator"] = trainer.generator.get_state().cpu().numpy()
+    file = io.BytesIO()
+    np.savez(file, facts=np.array(json.dumps(facts)), **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def _read_state(path: Path, files: dict[str, bytes]) -> dict[str, Any]:
+    try:
+        with np.load(io.BytesIO(files[STATE_FILE]), allow_pickle=False) as arrays:
+            state: dict[str, Any] = dict(arrays)
+        state |= json.loads(str(state.pop("facts")))
+    except (KeyError, ValueError, OSError) as error:  # its checksum is right: nobody damaged it
+        raise WrongCheckpointError(f"{path / STATE_FILE}: is not of this program: {error!r}") from error
+    return state
+
+
+def _check_fit(path: Path, trainer: Trainer, state: dict[str, Any]) -> None:
+    try:
+        difference = trainer.spec.difference(SpaceSpec.from_json(state["spec"]))
+    except SpaceError as error:
+        difference = str(error)
+    if difference:
+        raise WrongCheckpointError(f"{path}: was trained in other spaces: {difference}")
+    mine = (list(trainer.shape.hidden_sizes), trainer.shape.off_diagonal)
+    theirs = (state["hidden_sizes"], state["off_diagonal"])
+    if mine != theirs:
+        raise WrongCheckpointError(
+            f"{path}: (hidden_sizes, off_diagonal) is {theirs} there and {mine} in this config"
+        )
+
+
+def _unpack_state(trainer: Trainer, state: dict[str, Any]) -> None:
+    with torch.no_grad():
+        for name, tensor in _tensors(trainer).items():
+            tensor.copy_(torch.from_numpy(state[name]))
+    trainer.updates = int(state["updates"])
+    trainer.optimiser.steps = int(state["optimiser_steps"])
+    trainer.normaliser.load_state(state["normaliser"])
+    trainer.refresh_normaliser()
+    if state["device"] == trainer.device.type:
+        trainer.generator.set_state(torch.from_numpy(state["generator"]))
+    else:
+        log.warning(
+            "the checkpoint was made on %s, this learner uses %s: minibatches are drawn anew",
+            state["device"],
+            trainer.device.type,
+        )
+        trainer.generator.manual_seed(trainer.generator.initial_seed() + trainer.updates)
 
 
 def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
@@ -153,31 +229,8 @@ def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
     }
 
 
-def _read_state(path: Path) -> dict[str, Any]:
-    file = path / STATE_FILE
-    try:
-        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-            state = dict(arrays)
-        state |= json.loads(str(state.pop("facts")))
-    except FileNotFoundError:
-        raise CheckpointError(f"{file}: no such checkpoint") from None
-    except Exception as error:  # a damaged file raises many kinds
-        raise CheckpointError(f"{file}: is damaged or not a checkpoint: {error}") from error
-    if state.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{file}: has checkpoint format {state.get('format')}, this program reads {FORMAT}"
-        )
-    return state
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _matches(folder: Path) -> list[tuple[Path, re.Match[str]]]:
+    if not folder.is_dir():
+        return []
+    found = [(path, _NAME.fullmatch(path.name)) for path in folder.iterdir()]
+    return [(path, match) for path, match in found if match]

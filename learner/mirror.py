@@ -7,6 +7,7 @@ One tensor holds one transition per row, so sampling is a single gather:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,15 +55,18 @@ class RowLayout:
 class ReplayMirror:
     """The newest `capacity` rows of the log, as a ring of rows on a device.
 
-        mirror.extend(client.tail(mirror.cursor, max_rows))
+        reply = client.tail(mirror.cursor, max_rows)
+        mirror.seek(reply.first_cursor)
+        mirror.extend(reply)
         rows = mirror.sample(generator, batch_size)
 
+    The row with cursor c lies at position c mod capacity, as in the server's ring: which rows a
+    generator draws depends on the cursors held, not on when this process began to follow the log.
     Memory grows with the rows that arrive, by doubling, up to `capacity` rows.
 
     Attributes:
         layout: Columns of a row.
         cursor: The log's cursor of the next row to ask for.
-        inserted: Rows inserted so far; the ring holds min(inserted, capacity) of them.
     """
 
     def __init__(self, nx: int, nu: int, capacity: int, device: torch.device | str = "cpu") -> None:
@@ -70,12 +74,29 @@ class ReplayMirror:
         self.layout = RowLayout(nx, nu)
         self.capacity = capacity
         self.cursor = 0
-        self.inserted = 0
+        self._first = 0
         self._rows = torch.empty(min(_FIRST_ROWS, capacity), self.layout.width, device=device)
+
+    @property
+    def oldest_cursor(self) -> int:
+        """Cursor of the oldest row held; equals `cursor` when empty."""
+        return max(self._first, self.cursor - self.capacity)
 
     def __len__(self) -> int:
         """Rows that can be sampled."""
-        return min(self.inserted, self.capacity)
+        return self.cursor - self.oldest_cursor
+
+    def seek(self, cursor: int) -> None:
+        """Go on at `cursor`, where the server does.
+
+        Above the present cursor: rows in between were overwritten unread, and with them all that are
+        held. Below it: the server lost the rows from there on, and so does the mirror.
+        """
+        if cursor > self.cursor:
+            self._first = cursor
+        elif cursor < self.cursor:
+            self._first = min(self.oldest_cursor, cursor)
+        self.cursor = cursor
 
     def extend(self, transitions: Transitions) -> None:
         """Append N rows, over the oldest ones when the ring is full.
@@ -93,16 +114,17 @@ class ReplayMirror:
         packed[:, layout.action] = transitions.action
         packed[:, layout.reward] = transitions.reward
         packed[:, layout.bootstrap] = ~transitions.terminated
-        self._append(torch.from_numpy(packed[-self.capacity :]), skipped=max(0, len(packed) - self.capacity))
+        self._append(torch.from_numpy(packed))
 
-    def _append(self, packed: Tensor, skipped: int) -> None:
-        self.inserted += skipped
-        self._reserve(min(self.inserted + len(packed), self.capacity))
-        start = self.inserted % self.capacity
-        first = min(len(packed), self.capacity - start)
-        self._rows[start : start + first] = packed[:first].to(self._rows.device)
-        self._rows[: len(packed) - first] = packed[first:].to(self._rows.device)
-        self.inserted += len(packed)
+    def _append(self, packed: Tensor) -> None:
+        self.cursor += len(packed)
+        packed = packed[-self.capacity :]
+        start = (self.cursor - len(packed)) % self.capacity
+        head = min(len(packed), self.capacity - start)
+        tail = len(packed) - head
+        self._reserve(self.capacity if tail else start + head)
+        self._rows[start : start + head] = packed[:head].to(self._rows.device)
+        self._rows[:tail] = packed[head:].to(self._rows.device)
 
     def _reserve(self, rows: int) -> None:
         if rows <= len(self._rows):
@@ -113,12 +135,31 @@ class ReplayMirror:
         self._rows = grown
 
     def sample(self, generator: torch.Generator, rows: int) -> Tensor:
-        """Gather rows drawn uniformly with replacement [rows, width].
+        """Rows drawn uniformly with replacement [rows, width].
 
         Raises:
             ValueError: The mirror is empty.
         """
-        if not len(self):
-            raise ValueError("cannot sample from an empty mirror")
-        index = torch.randint(len(self), (rows,), generator=generator, device=self._rows.device)
+        index = torch.empty(rows, dtype=torch.int64, device=self._rows.device)
+        self.draw(generator, [index])
         return self._rows.index_select(0, index)
+
+    def draw(self, generator: torch.Generator, indices: Sequence[Tensor]) -> None:
+        """Fill each tensor with positions for `gather`, uniformly with replacement.
+
+        Raises:
+            ValueError: The mirror is empty.
+        """
+        held = len(self)
+        if not held:
+            raise ValueError("cannot sample from an empty mirror")
+        start = 0 if held == self.capacity else self.oldest_cursor % self.capacity
+        end = start + held
+        for index in indices:
+            torch.randint(start, end, index.shape, generator=generator, out=index)
+            if end > self.capacity:
+                index.remainder_(self.capacity)
+
+    def gather(self, index: Tensor, out: Tensor) -> None:
+        """Copy the rows at `index` [N] into `out` [N, width]."""
+        torch.index_select(self._rows, 0, index, out=out)

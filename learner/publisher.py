@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 import zmq
 
 from fleet.codec import encode
+from fleet.gatekeeper import Gatekeeper
+from fleet.handshakes import HandshakeCounter
 from fleet.messages import PolicyMessage, policy_checksum
+from fleet.sockets import Socket, drop_connections
 from learner.naf import policy_layer_sizes, policy_layers
 from learner.trainer import DivergedError, Trainer
+from replay_server.log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)
+
+_MAX_READ = 256
+_MAX_STRANGE = 16
 
 
 def policy_message(
@@ -58,11 +62,12 @@ class PolicyPublisher:
     publisher.serve()               # often: greets new subscribers, never blocks
     """
 
-    def __init__(self, socket: zmq.Socket[Any], clock_ns: Callable[[], int] = time.time_ns) -> None:
-        """Take over a bound XPUB_VERBOSE socket; `clock_ns` gives wall time (ns)."""
-        self.clock_ns = clock_ns
-        self.subscriptions = 0
-        self._socket = socket
+    def __init__(self, socket: Socket, gatekeeper: Gatekeeper | None = None) -> None:
+        """Take over a bound XPUB_VERBOSE socket, and cut off those whose key the gatekeeper revokes."""
+        self.subscriptions = self.strange_subscriptions = self._strange_at_cut = 0
+        self.handshakes = HandshakeCounter(socket)
+        self._socket, self._gatekeeper = socket, gatekeeper
+        self._cut_log = LogThrottle(log)
         self._frame: bytes | None = None
 
     def publish(self, message: PolicyMessage) -> None:
@@ -76,16 +81,28 @@ class PolicyPublisher:
             self._socket.send(self._frame, zmq.DONTWAIT)
 
     def serve(self) -> None:
-        """Re-send the last policy if anyone has subscribed since."""
+        """Re-send the last policy if anyone has subscribed since; cut off whose key was revoked."""
+        if self._gatekeeper is not None and self._gatekeeper.revoked():
+            drop_connections(self._socket)
         self._greet()
 
     def _greet(self) -> bool:
         """Whether the last policy was sent just now, because anyone had subscribed."""
         greeted = False
-        while self._socket.poll(0, zmq.POLLIN):
-            if self._socket.recv(zmq.DONTWAIT)[:1] == b"\x01":
+        for _ in range(_MAX_READ):  # whoever subscribes for ever must not keep the trainer here
+            if not self._socket.poll(0, zmq.POLLIN):
+                break
+            frame = self._socket.recv(zmq.DONTWAIT)
+            if frame == b"\x01":
                 self.subscriptions += 1
                 greeted = True
+            elif frame != b"\x00":
+                self.strange_subscriptions += 1
+        if self.strange_subscriptions - self._strange_at_cut >= _MAX_STRANGE:
+            # ZeroMQ keeps every topic of a connection, some 40 bytes for each of its bytes, until it ends.
+            self._strange_at_cut = self.strange_subscriptions
+            self._cut_log.warning("somebody subscribes to topics that no policy has: all were cut off")
+            drop_connections(self._socket)
         if not greeted or self._frame is None:
             return False
         log.info("a robot subscribed: sending it the newest policy")
@@ -94,4 +111,5 @@ class PolicyPublisher:
 
     def close(self) -> None:
         """Close the socket."""
+        self.handshakes.close()
         self._socket.close(linger=0)

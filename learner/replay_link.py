@@ -42,11 +42,12 @@ class ReplayLink:
         stop.wait(0.1)
     reply = link.poll_tail(cursor, max_rows)     # None: nothing there yet
 
-    While the server is down, a call costs at most one short hello a second.
+    While the server is down, a call costs at most one short hello a second. Once the spec is known,
+    a server of another run counts as down: its rows are none of ours.
 
     Attributes:
         connected: The server answered the last request.
-        run_id: The run, as the server named it in its newest welcome.
+        run_id: The run, as the server named it; it stays once the spec is known.
     """
 
     def __init__(self, client: ReplayLog, clock: Callable[[], float]) -> None:
@@ -56,6 +57,7 @@ class ReplayLink:
         self._client = client
         self._clock = clock
         self._asked = False
+        self._follows = False
         self._next_hello = -float("inf")
         self._next_reminder = -float("inf")
 
@@ -71,6 +73,13 @@ class ReplayLink:
             return None
         finally:
             self._next_hello = self._clock() + _RETRY_S
+        if self._follows and welcome.run_id != self.run_id:
+            self.connected = False
+            self._remind(
+                f"waiting for run {self.run_id!r}: the replay server now serves run {welcome.run_id!r}; "
+                "start it with this run's folder, or restart the learner to follow the other run"
+            )
+            return None
         if not self.connected:
             log.info("connected to the replay server, run %s", welcome.run_id)
         self.connected, self._asked, self.run_id = True, False, welcome.run_id
@@ -93,7 +102,9 @@ class ReplayLink:
         if not welcome.spec:
             self._remind("waiting for the first robot: nobody has told the replay server what a row is")
             return None
-        return SpaceSpec.from_json(welcome.spec)
+        spec = SpaceSpec.from_json(welcome.spec)
+        self._follows = True
+        return spec
 
     def poll_tail(self, cursor: int, max_rows: int) -> TailReply | None:
         """Rows from `cursor` on; None if they are not here yet, or the server is down.

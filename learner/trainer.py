@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fleet.config import LearnerConfig
-from fleet.messages import OBSERVATION_CLIP, Transitions
+from fleet.messages import OBSERVATION_CLIP, Array
 from fleet.spaces import SpaceSpec
 from learner.adam import Adam
 from learner.gradients import NafGradient
@@ -17,6 +17,7 @@ from learner.naf import NafNetwork, NafShape, advantage, polyak_update
 from learner.normaliser import Normaliser
 
 _UPDATES_PER_GATHER = 16
+_METRICS_SEED = 1
 
 
 class DivergedError(RuntimeError):
@@ -26,16 +27,19 @@ class DivergedError(RuntimeError):
 class Trainer:
     """NAF's parameters and the updates that improve them.
 
-        trainer.observe(new_rows); mirror.extend(new_rows)
+        trainer.observe(new_rows.observation); mirror.extend(new_rows)
         trainer.update_many(mirror, 100)
         trainer.check_finite()          # before anything leaves this process
 
-    Nothing in an update waits for the device.
+    Nothing in an update waits for the device. What a run of updates does depends on the parameters,
+    the optimiser, the normaliser, the generator and the mirror's cursors alone, neither on how the
+    updates are divided into calls nor on what is measured in between: a checkpoint holds it all.
 
     Attributes:
         updates: Updates done.
         network: The online network.
         target: Flat parameters of the target network.
+        generator: Draws the minibatches, and nothing else.
     """
 
     def __init__(self, config: LearnerConfig, spec: SpaceSpec, seed: int = 0) -> None:
@@ -50,6 +54,7 @@ class Trainer:
         self.normaliser = Normaliser(self.shape.nx)
         self.updates = 0
         self.generator = torch.Generator(self.device).manual_seed(seed)
+        self._metrics_generator = torch.Generator(self.device).manual_seed(_METRICS_SEED)
         self.network = NafNetwork(self.shape, torch.Generator().manual_seed(seed)).to(self.device)
         self._flat = self.network.flat.data
         self.target = self._flat.clone()
@@ -57,11 +62,15 @@ class Trainer:
         self.optimiser = Adam(self._flat, self._gradient.flat, config.learning_rate)
         self._mean = torch.zeros(2 * self.shape.nx, device=self.device)
         self._scale = torch.ones(2 * self.shape.nx, device=self.device)
+        block = _UPDATES_PER_GATHER * config.batch_size
+        self._index = torch.empty(block, dtype=torch.int64, device=self.device)
+        self._index_of_update = torch.split(self._index, config.batch_size)
+        self._rows = torch.empty(block, self.layout.width, device=self.device)
 
-    def observe(self, transitions: Transitions) -> None:
-        """Let the observation normaliser see new rows."""
+    def observe(self, observation: Array) -> None:
+        """Let the observation normaliser see those of new rows [N, nx]."""
         if self.config.normalise_observations:
-            self.normaliser.extend(transitions.observation)
+            self.normaliser.extend(observation)
             self.refresh_normaliser()
 
     def refresh_normaliser(self) -> None:
@@ -74,11 +83,21 @@ class Trainer:
         self._step(*self._prepare(rows.clone()))
 
     def update_many(self, mirror: ReplayMirror, updates: int) -> None:
-        """Do `updates` updates, each on its own uniform minibatch; sampling is shared by a few of them."""
+        """Do `updates` updates, each on its own uniform minibatch; a few of them share one gather.
+
+        Indices are drawn update by update: on CUDA one draw of many differs from many draws of one.
+        And each update has its own place in the buffer, because the rounding of a matrix product
+        may depend on how its operands lie in memory.
+        """
         size = self.config.batch_size
         while updates > 0:
-            n = min(updates, _UPDATES_PER_GATHER)
-            parts = self._prepare(mirror.sample(self.generator, n * size))
+            place = self.updates % _UPDATES_PER_GATHER
+            n = min(updates, _UPDATES_PER_GATHER - place)
+            index = self._index[place * size : (place + n) * size]
+            mirror.draw(self.generator, self._index_of_update[place : place + n])
+            rows = self._rows[place * size : (place + n) * size]
+            mirror.gather(index, out=rows)
+            parts = self._prepare(rows)
             for batch in zip(*(torch.split(part, size) for part in parts), strict=True):
                 self._step(*batch)
             updates -= n
@@ -122,7 +141,9 @@ class Trainer:
         `learner/mu_saturation` near 1 (tanh at its ends) and `learner/diag_l_median` at a bound are
         the two ways in which NAF fails silently.
         """
-        x, u, reward, discount, next_x = self._prepare(mirror.sample(self.generator, self.config.batch_size))
+        x, u, reward, discount, next_x = self._prepare(
+            mirror.sample(self._metrics_generator, self.config.batch_size)
+        )
         naf = self.network(x)
         self._gradient.compute(x, u, reward, discount, next_x)
         td_error = self._gradient.td_error

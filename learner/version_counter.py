@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 _BLOCK = 1000
+_LEAP = 100_000
 
 
 class VersionCounter:
@@ -15,13 +19,22 @@ class VersionCounter:
     a publication seldom touches the disk.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Continue from the file, or from 0 without one."""
+    def __init__(self, path: Path, published: int = -1) -> None:
+        """Continue from the file, or from 0 where nothing was published yet.
+
+        Args:
+            path: The file.
+            published: Highest version known from elsewhere (checkpoints); -1 if none.
+        """
         self._path = path
         try:
-            self._next = int(path.read_text())
-        except (FileNotFoundError, ValueError):
+            self._next = max(int(path.read_text()), published + 1)
+        except (OSError, ValueError) as error:
             self._next = 0
+            if published >= 0 or not isinstance(error, FileNotFoundError):
+                # More versions than that were never handed out between two checkpoints.
+                self._next = published + 1 + _LEAP
+                log.error("%s: cannot be read (%r): policy versions go on at %d", path, error, self._next)
         self._reserved = self._next
 
     @property
@@ -30,15 +43,20 @@ class VersionCounter:
         return self._next - 1
 
     def take(self) -> int:
-        """The next version."""
+        """The next version.
+
+        Raises:
+            OSError: A new block of them cannot be written to the disk; nothing was handed out.
+        """
         if self._next >= self._reserved:
-            self._reserved = self._next + _BLOCK
+            reserved = self._next + _BLOCK
             self._path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._path.with_suffix(".tmp")
             with temporary.open("w") as file:
-                file.write(str(self._reserved))
+                file.write(str(reserved))
                 file.flush()
                 os.fsync(file.fileno())
             temporary.rename(self._path)
+            self._reserved = reserved
         self._next += 1
         return self._next - 1

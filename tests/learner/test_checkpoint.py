@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import io
+import resource
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +14,25 @@ import torch
 from fleet.codec import encode
 from fleet.config import LearnerConfig
 from fleet.messages import Transitions
+from fleet.run_folder import POLICY_FILE
 from fleet.spaces import SpaceSpec
 from learner.checkpoint import (
     STATE_FILE,
     CheckpointError,
     Progress,
+    WrongCheckpointError,
+    highest_version,
     list_checkpoints,
     load_checkpoint,
     save_checkpoint,
 )
 from learner.mirror import ReplayMirror
 from learner.publisher import policy_message
+from learner.sealed_folder import MANIFEST_FILE, write_sealed
 from learner.trainer import Trainer
 
 CONFIG = LearnerConfig(hidden_sizes=[8, 8], batch_size=16)
-PROGRESS = Progress(run_id="run", policy_version=1012, policies_published=9, cursor=340, rows=300)
+PROGRESS = Progress(run_id="run", policy_version=1012, policies_published=9, cursor=340)
 
 
 @pytest.fixture
@@ -38,13 +45,13 @@ def mirror(make_rows: Callable[..., Transitions]) -> ReplayMirror:
 @pytest.fixture
 def trainer(spec: SpaceSpec, mirror: ReplayMirror, make_rows: Callable[..., Transitions]) -> Trainer:
     trainer = Trainer(CONFIG, spec, seed=1)
-    trainer.observe(make_rows(60))
+    trainer.observe(make_rows(60).observation)
     trainer.update_many(mirror, 20)
     return trainer
 
 
-def save(folder: Path, trainer: Trainer, **changes: Any) -> Path:
-    return save_checkpoint(folder, trainer, PROGRESS, policy_message(trainer, "run", 12, 0.3, 5), **changes)
+def save(folder: Path, trainer: Trainer, keep: int = 3, progress: Progress = PROGRESS) -> Path:
+    return save_checkpoint(folder, trainer, progress, policy_message(trainer, "run", 12, 0.3, 5), keep)
 
 
 def test_training_goes_on_bit_for_bit(
@@ -52,7 +59,7 @@ def test_training_goes_on_bit_for_bit(
 ) -> None:
     path = save(tmp_path, trainer)
     other = Trainer(CONFIG, spec, seed=99)
-    assert load_checkpoint(path, other) == PROGRESS
+    assert load_checkpoint(path, other, "run") == PROGRESS
     for each in (trainer, other):
         each.update_many(mirror, 15)
     assert other.updates == trainer.updates == 35
@@ -71,39 +78,81 @@ def test_only_the_newest_are_kept(tmp_path: Path, trainer: Trainer, mirror: Repl
     for _ in range(4):
         trainer.update_many(mirror, 1)
         save(tmp_path, trainer, keep=2)
-    assert [int(path.name) for path in list_checkpoints(tmp_path)] == [23, 24]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0000000023", "0000000024"]
+    names = ["0000000023-0000001012", "0000000024-0000001012"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == names
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
-def test_a_checkpoint_of_the_same_update_replaces_the_old_one(tmp_path: Path, trainer: Trainer) -> None:
-    assert save(tmp_path, trainer) == save(tmp_path, trainer)
-    assert len(list_checkpoints(tmp_path)) == 1
+def test_the_same_update_and_version_is_written_once_unless_it_is_damaged(
+    tmp_path: Path, trainer: Trainer
+) -> None:
+    path = save(tmp_path, trainer)
+    manifest = (path / MANIFEST_FILE).read_bytes()
+    assert save(tmp_path, trainer) == path
+    assert (path / MANIFEST_FILE).read_bytes() == manifest
+    (path / STATE_FILE).write_bytes(b"")
+    assert save(tmp_path, trainer) == path
+    assert load_checkpoint(path, trainer, "run") == PROGRESS
+    assert list_checkpoints(tmp_path) == [path]
+    later = save(tmp_path, trainer, progress=replace(PROGRESS, policy_version=1013))
+    assert list_checkpoints(tmp_path) == [path, later]
+    assert highest_version(tmp_path) == 1013
 
 
-def test_an_interrupted_write_is_not_a_checkpoint(tmp_path: Path) -> None:
-    (tmp_path / ".0000000007.tmp").mkdir()
-    (tmp_path / "0000000008").mkdir()
+def test_the_state_depends_on_the_training_alone(tmp_path: Path, trainer: Trainer) -> None:
+    other = Progress(run_id="other", policy_version=3, policies_published=4, cursor=5)
+    states = [(save(tmp_path, trainer, progress=p) / STATE_FILE).read_bytes() for p in (PROGRESS, other)]
+    assert states[0] == states[1]
+
+
+def test_what_is_no_checkpoint_is_not_listed(tmp_path: Path) -> None:
+    for name in (".0000000007-0000000001.tmp", "0000000008", "policy_version"):
+        (tmp_path / name).mkdir()
     assert list_checkpoints(tmp_path) == []
     assert list_checkpoints(tmp_path / "missing") == []
+    assert highest_version(tmp_path / "missing") == -1
 
 
-def test_unusable_checkpoints_are_clear_errors(tmp_path: Path, trainer: Trainer, spec: SpaceSpec) -> None:
+def test_a_damaged_checkpoint_is_an_error_and_changes_nothing(
+    tmp_path: Path, trainer: Trainer, mirror: ReplayMirror
+) -> None:
     path = save(tmp_path, trainer)
-    with pytest.raises(CheckpointError, match="no such checkpoint"):
-        load_checkpoint(tmp_path / "5", trainer)
+    trainer.update_many(mirror, 3)
+    before = trainer.network.flat.detach().clone()
+    for name in (POLICY_FILE, STATE_FILE):
+        whole = (path / name).read_bytes()
+        (path / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(CheckpointError, match=f"{name}: is damaged: {len(whole) // 2} bytes"):
+            load_checkpoint(path, trainer, "run")
+        (path / name).write_bytes(whole)
+    with pytest.raises(CheckpointError, match=r"5/manifest\.json: cannot be read: No such file"):
+        load_checkpoint(tmp_path / "5", trainer, "run")
+    assert trainer.updates == 23
+    assert torch.equal(trainer.network.flat, before)
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, trainer: Trainer, spec: SpaceSpec) -> None:
+    path = save(tmp_path, trainer)
+    with pytest.raises(WrongCheckpointError, match="is of run 'run', the replay server serves run 'run2'"):
+        load_checkpoint(path, trainer, "run2")
     wider = Trainer(CONFIG.model_copy(update={"hidden_sizes": [9, 8]}), spec)
-    with pytest.raises(CheckpointError, match=r"is \(\[8, 8\], .* there and \(\[9, 8\]"):
-        load_checkpoint(path, wider)
+    with pytest.raises(WrongCheckpointError, match=r"is \(\[8, 8\], .* there and \(\[9, 8\]"):
+        load_checkpoint(path, wider, "run")
     other_spec = SpaceSpec(spec.action, spec.observation)
-    with pytest.raises(CheckpointError, match="other spaces: observation has 2 dimensions here and 3"):
-        load_checkpoint(path, Trainer(CONFIG, other_spec))
-    whole = (path / STATE_FILE).read_bytes()
-    (path / STATE_FILE).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
-        load_checkpoint(path, trainer)
-    np.savez(path / STATE_FILE, facts=np.array('{"format": 99}'))
-    with pytest.raises(CheckpointError, match="format 99, this program reads 1"):
-        load_checkpoint(path, trainer)
+    with pytest.raises(WrongCheckpointError, match="other spaces: observation has 2 dimensions here and 3"):
+        load_checkpoint(path, Trainer(CONFIG, other_spec), "run")
+    write_sealed(tmp_path / "1", {}, {"format": 99})
+    with pytest.raises(WrongCheckpointError, match="format 99, this program reads 2"):
+        load_checkpoint(tmp_path / "1", trainer, "run")
+
+
+def test_another_kind_of_device_draws_other_minibatches(
+    tmp_path: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = save(tmp_path, trainer)
+    monkeypatch.setattr(trainer, "device", torch.device("cuda"))
+    load_checkpoint(path, trainer, "run")
+    assert "was made on cpu, this learner uses cuda: minibatches are drawn anew" in caplog.text
 
 
 def test_pickled_code_is_not_run(tmp_path: Path, trainer: Trainer) -> None:
@@ -111,8 +160,25 @@ def test_pickled_code_is_not_run(tmp_path: Path, trainer: Trainer) -> None:
         def __reduce__(self) -> tuple[Any, ...]:
             return (Path.touch, (tmp_path / "boom",))
 
-    (tmp_path / "1").mkdir()
-    np.savez(tmp_path / "1" / STATE_FILE, facts=np.array([Bomb()], dtype=object))
-    with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
-        load_checkpoint(tmp_path / "1", trainer)
+    file = io.BytesIO()
+    np.savez(file, facts=np.array([Bomb()], dtype=object))
+    write_sealed(tmp_path / "1", {STATE_FILE: file.getvalue()}, {"format": 2, "run_id": "run"})
+    with pytest.raises(WrongCheckpointError, match="is not of this program"):
+        load_checkpoint(tmp_path / "1", trainer, "run")
     assert not (tmp_path / "boom").exists()
+
+
+def test_a_disk_that_refuses_is_an_error_and_leaves_the_old_checkpoint(
+    tmp_path: Path, trainer: Trainer, mirror: ReplayMirror
+) -> None:
+    path = save(tmp_path, trainer)
+    trainer.update_many(mirror, 1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(CheckpointError, match="0000000021-0000001012: cannot write the checkpoint"):
+            save(tmp_path, trainer)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == [path]
+    assert load_checkpoint(path, trainer, "run") == PROGRESS

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,140 +13,18 @@ import pytest
 import torch
 import zmq
 
-from fleet.codec import decode, encode
-from fleet.config import ConfigError, FleetConfig, LearnerConfig, ReplayServerConfig
-from fleet.messages import Hello, Message, PolicyMessage, TransitionBatch, Welcome
+from fleet.codec import decode
+from fleet.config import ConfigError, FleetConfig
+from fleet.messages import PolicyMessage
 from fleet.run_folder import RunFolder
-from fleet.sockets import AddressInUseError, Context, connect_dealer, connect_policy_subscriber
-from fleet.spaces import SpaceSpec
+from fleet.sockets import AddressInUseError, Context, connect_policy_subscriber
 from learner.checkpoint import list_checkpoints
 from learner.learner import run_learner
 from replay_server.client import ReplayClient
-from replay_server.server import run_replay_server
 from robot_nodes.policy_file import read_policy, run_policy_file
 
 WaitUntil = Callable[..., None]
-ROWS = 32
-
-
-@dataclass
-class Process:
-    """A thread that ends on `stop` and passes on what it raised."""
-
-    run: Callable[[threading.Event, Callable[[], None]], None]
-    stop: threading.Event = field(default_factory=threading.Event)
-    ready: threading.Event = field(default_factory=threading.Event)
-    error: BaseException | None = None
-
-    def start(self) -> Process:
-        self.thread = threading.Thread(target=self._main)
-        self.thread.start()
-        assert self.ready.wait(10) and self.error is None
-        return self
-
-    def _main(self) -> None:
-        try:
-            self.run(self.stop, self.ready.set)
-        except BaseException as error:
-            self.error = error
-            self.ready.set()
-
-    def end(self) -> None:
-        self.stop.set()
-        self.thread.join(20)
-        assert not self.thread.is_alive()
-        if self.error is not None:
-            raise self.error
-
-
-class Robot:
-    """Sends episodes of ROWS rows and waits for their acks."""
-
-    def __init__(self, context: Context, endpoint: str, spec: SpaceSpec) -> None:
-        self.spec, self.seq, self.episode = spec, 0, 0
-        self.socket = connect_dealer(context, endpoint, b"robot1")
-
-    def ask(self, message: Message) -> Message:
-        self.socket.send(encode(message))
-        assert self.socket.poll(10_000), f"no answer to {type(message).__name__}"
-        return decode(self.socket.recv())
-
-    def hello(self) -> None:
-        answer = self.ask(Hello(role="robot", process_id="robot1", boot_id="b1", spec=self.spec.to_json()))
-        assert isinstance(answer, Welcome), answer
-
-    def send_episode(self) -> None:
-        rng = np.random.default_rng(self.seq)
-        no, action = np.zeros(ROWS, bool), rng.uniform(-1, 1, (ROWS, 2)).astype("f4")
-        truncated = no.copy()
-        truncated[-1] = True
-        batch = TransitionBatch(
-            robot_id="robot1",
-            boot_id="b1",
-            first_seq=self.seq,
-            episode=self.episode,
-            spec_hash=self.spec.hash,
-            end="time_limit",
-            observation=rng.uniform(-1, 1, (ROWS, 3)).astype("f4"),
-            action=action,
-            policy_action=action,
-            reward=rng.normal(size=ROWS).astype("f4"),
-            next_observation=rng.uniform(-1, 1, (ROWS, 3)).astype("f4"),
-            terminated=no,
-            truncated=truncated,
-            intervened=no,
-            clipped=no,
-            policy_version=np.zeros(ROWS, "i8"),
-            stamp_ns=np.arange(ROWS, dtype="i8"),
-        )
-        answer = self.ask(batch)
-        assert getattr(answer, "durable_seq", None) == self.seq + ROWS - 1, answer
-        self.seq += ROWS
-        self.episode += 1
-
-
-@pytest.fixture
-def config(make_endpoint: Callable[[], str]) -> FleetConfig:
-    learner = LearnerConfig(
-        policy_endpoint=make_endpoint(),
-        hidden_sizes=[8, 8],
-        batch_size=8,
-        warmup_rows=64,
-        updates_per_row=2.0,
-        publish_period_s=0.05,
-        log_period_s=0.05,
-        exploration_std=0.25,
-        warmup_exploration_std=1.0,
-    )
-    server = ReplayServerConfig(endpoint=make_endpoint(), capacity_rows=10_000)
-    return FleetConfig.model_construct(name="test", seed=4, learner=learner, replay_server=server)
-
-
-@pytest.fixture
-def start(config: FleetConfig, tmp_path: Path) -> Iterator[Callable[[str], Process]]:
-    processes: list[Process] = []
-
-    def make(kind: str) -> Process:
-        def run(stop: threading.Event, on_ready: Callable[[], None]) -> None:
-            if kind == "learner":
-                run_learner(config, tmp_path, stop, on_ready)
-            else:
-                run_replay_server(config.replay_server, tmp_path, "run1", stop, on_ready, seed=0)
-
-        process = Process(run)
-        processes.append(process)
-        return process.start()
-
-    yield make
-    for process in processes:
-        process.end()
-
-
-@pytest.fixture
-def context() -> Iterator[Context]:
-    context: Context = zmq.Context()
-    yield context
-    context.destroy(linger=0)
+ROWS = 32  # of an episode of `Robot`
 
 
 def learner_stats(client: ReplayClient) -> dict[str, Any]:
@@ -160,15 +37,14 @@ def learner_stats(client: ReplayClient) -> dict[str, Any]:
 def test_from_the_first_row_to_a_checkpoint(
     config: FleetConfig,
     tmp_path: Path,
-    start: Callable[[str], Process],
+    start: Callable[[str], Any],
     context: Context,
-    spec: SpaceSpec,
+    robot: Any,
     wait_until: WaitUntil,
 ) -> None:
     learner = start("learner")  # before anyone else
     start("replay_server")
     policies = connect_policy_subscriber(context, config.learner.policy_endpoint)
-    robot = Robot(context, config.replay_server.endpoint, spec)
     robot.hello()
 
     def next_policy() -> PolicyMessage:
@@ -203,23 +79,21 @@ def test_from_the_first_row_to_a_checkpoint(
     assert later.exploration_std == 0.25
     learner.end()
     (checkpoint,) = list_checkpoints(tmp_path / "checkpoints")
-    assert checkpoint.name == "0000000320"
+    assert checkpoint.name == f"0000000320-{later.version:010d}"
     saved = read_policy(run_policy_file(RunFolder(tmp_path)))
     assert (saved.version, saved.learner_step, saved.checksum) == (later.version, 320, later.checksum)
     assert list((tmp_path / "tensorboard").glob("events.*"))
     policies.close()
-    robot.socket.close()
 
 
 def test_survives_the_server_and_resumes_its_own_work(
     config: FleetConfig,
-    start: Callable[[str], Process],
+    start: Callable[[str], Any],
     context: Context,
-    spec: SpaceSpec,
+    robot: Any,
     wait_until: WaitUntil,
 ) -> None:
     server = start("replay_server")
-    robot = Robot(context, config.replay_server.endpoint, spec)
     robot.hello()
     for _ in range(4):
         robot.send_episode()
@@ -255,11 +129,10 @@ def test_survives_the_server_and_resumes_its_own_work(
     assert len(set(versions)) <= stats["learner/policies_published"] < 500, "the count of them does not"
     learner.end()
     policies.close()
-    robot.socket.close()
 
 
 def test_says_for_whom_it_waits_and_stops_at_once(
-    start: Callable[[str], Process], caplog: pytest.LogCaptureFixture, wait_until: WaitUntil
+    start: Callable[[str], Any], caplog: pytest.LogCaptureFixture, wait_until: WaitUntil
 ) -> None:
     caplog.set_level(logging.INFO)
     learner = start("learner")

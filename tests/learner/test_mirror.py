@@ -25,7 +25,7 @@ def test_the_newest_rows_are_kept_when_the_ring_wraps(batches: list[int], make_r
         mirror.extend(make_rows(n, first))
         first += n
     assert len(mirror) == 8
-    assert mirror.inserted == first
+    assert (mirror.oldest_cursor, mirror.cursor) == (first - 8, first)
     assert held_rewards(mirror) == list(range(first - 8, first))
 
 
@@ -47,6 +47,50 @@ def test_truncated_rows_bootstrap(make_rows: MakeRows) -> None:
     mirror = ReplayMirror(3, 2, capacity=4)
     mirror.extend(Transitions(**columns))
     assert mirror.sample(torch.Generator(), 32)[:, mirror.layout.bootstrap].tolist() == [1.0] * 32
+
+
+def row(make_rows: MakeRows, cursor: int) -> Transitions:
+    """Row `cursor` of a log that was written in batches of 3."""
+    place = cursor % 3
+    return Transitions.from_packed(make_rows(3, cursor - place).packed()[place : place + 1])
+
+
+@pytest.mark.parametrize("capacity", [8, 13, 100])
+def test_who_joined_later_draws_the_same_rows(capacity: int, make_rows: MakeRows) -> None:
+    """One mirror followed the log from row 0; the other began with the oldest row of the server's ring."""
+    early, late = ReplayMirror(3, 2, capacity), ReplayMirror(3, 2, capacity)
+    for first in range(0, 27, 3):
+        early.extend(make_rows(3, first))
+    oldest = max(0, 27 - capacity)
+    late.seek(oldest)
+    for first in range(oldest, 27):
+        late.extend(row(make_rows, first))
+    assert (late.oldest_cursor, late.cursor) == (early.oldest_cursor, early.cursor) == (oldest, 27)
+    samples = [mirror.sample(torch.Generator().manual_seed(5), 50) for mirror in (early, late)]
+    assert torch.equal(*samples)
+
+
+@pytest.mark.parametrize(
+    ("before", "cursor", "after", "held"),
+    [
+        (5, 9, 3, range(9, 12)),  # rows 5 … 8 were overwritten unread
+        (5, 9, 6, range(9, 15)),  # and these wrap around the end of the ring
+        (5, 9, 10, range(11, 19)),
+        (5, 3, 4, range(7)),  # the server lost 3 and 4: others have these cursors now
+        (20, 15, 1, range(12, 16)),  # 12 … 14 are all that is left of what was before row 15
+        (20, 2, 2, range(2, 4)),  # nothing is left of it
+        (20, 20, 0, range(12, 20)),
+    ],
+)
+def test_a_jump_of_the_log_is_followed(
+    before: int, cursor: int, after: int, held: range, make_rows: MakeRows
+) -> None:
+    mirror = ReplayMirror(3, 2, capacity=8)
+    mirror.extend(make_rows(before))
+    mirror.seek(cursor)
+    mirror.extend(make_rows(after, cursor))
+    assert (mirror.oldest_cursor, mirror.cursor) == (held.start, held.stop)
+    assert held_rewards(mirror) == list(held)
 
 
 def test_memory_grows_with_the_rows(make_rows: MakeRows) -> None:

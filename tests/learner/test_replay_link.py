@@ -122,3 +122,30 @@ def test_a_dead_server_costs_one_hello_a_second_and_comes_back(
     assert reply is not None
     assert reply.first_cursor == 7
     assert log.calls == ["hello", "hello", "begin_tail 7"]
+
+
+def test_a_server_of_another_run_counts_as_down(
+    log: ScriptedLog,
+    link: ReplayLink,
+    clock: Clock,
+    spec: SpaceSpec,
+    make_reply: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    log.welcome = Welcome(run_id="r0", server_boot_id="a", spec={})
+    assert link.spec() is None  # nothing is known of it yet: another may come
+    clock.now += 1.0
+    log.welcome = Welcome(run_id="r1", server_boot_id="a", spec=spec.to_json())
+    assert link.spec() == spec
+    log.tail_answer = ReplayTimeout("no answer to TailRequest")
+    assert link.poll_tail(0, 10) is None
+    log.welcome, log.tail_answer = Welcome(run_id="r2", server_boot_id="a", spec={}), make_reply(0, 4, 4)
+    for _ in range(30):
+        clock.now += 1.0
+        assert link.poll_tail(0, 10) is None
+    assert caplog.text.count("waiting for run 'r1': the replay server now serves run 'r2'") == 3
+    assert (link.run_id, link.connected) == ("r1", False)
+    log.welcome = Welcome(run_id="r1", server_boot_id="a", spec=spec.to_json())
+    clock.now += 1.0
+    assert link.poll_tail(0, 10) is not None

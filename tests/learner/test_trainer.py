@@ -23,7 +23,7 @@ def test_one_update_is_adam_on_the_loss_and_a_polyak_step(spec: SpaceSpec, make_
     trainer, mirror = Trainer(CONFIG, spec, seed=5), ReplayMirror(3, 2, 100)
     rows = make_rows(16)
     mirror.extend(rows)
-    trainer.observe(rows)
+    trainer.observe(rows.observation)
     batch = mirror.sample(torch.Generator().manual_seed(0), 16)
 
     reference = NafNetwork(trainer.shape)
@@ -80,7 +80,7 @@ def test_learns_a_one_step_task(spec: SpaceSpec) -> None:
     config = CONFIG.model_copy(update={"learning_rate": 3e-3, "batch_size": 64, "reward_scale": 1.0})
     trainer, mirror = Trainer(config, spec), ReplayMirror(3, 2, n)
     mirror.extend(rows)
-    trainer.observe(rows)
+    trainer.observe(rows.observation)
     trainer.update_many(mirror, 2000)
     normalised = (torch.from_numpy(x[:200]) - trainer._mean[:3]) * trainer._scale[:3]
     with torch.no_grad():
@@ -97,11 +97,30 @@ def test_the_same_seed_gives_the_same_parameters(spec: SpaceSpec, make_rows: Mak
     for _ in range(2):
         trainer, mirror = Trainer(CONFIG, spec, seed=3), ReplayMirror(3, 2, 100)
         mirror.extend(make_rows(50))
-        trainer.observe(make_rows(50))
+        trainer.observe(make_rows(50).observation)
         trainer.update_many(mirror, 37)
         assert trainer.updates == 37
         results.append(trainer.network.flat.detach().clone())
     assert torch.equal(*results)
+
+
+def test_calls_and_measurements_do_not_change_what_updates_do(spec: SpaceSpec, make_rows: MakeRows) -> None:
+    """100 updates in one call, or in pieces with metrics in between: the same bits."""
+    trainers = []
+    for pieces in ([100], [1, 2, 13, 16, 17, 31, 20]):
+        trainer, mirror = Trainer(CONFIG, spec, seed=3), ReplayMirror(3, 2, 100)
+        mirror.extend(make_rows(50))
+        trainer.observe(make_rows(50).observation)
+        for updates in pieces:
+            trainer.update_many(mirror, updates)
+            if len(pieces) > 1:
+                trainer.metrics(mirror)
+        trainers.append(trainer)
+    whole, divided = trainers
+    assert whole.updates == divided.updates == 100
+    assert torch.equal(whole.network.flat, divided.network.flat)
+    assert torch.equal(whole.target, divided.target)
+    assert torch.equal(whole.generator.get_state(), divided.generator.get_state())
 
 
 def test_divergence_is_an_error_that_says_what_to_do(spec: SpaceSpec, make_rows: MakeRows) -> None:
