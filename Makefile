@@ -2,7 +2,10 @@
 
 RUN ?=
 SEED ?= 0
+SECURE ?=
 BENCH ?= *
+FUZZ_SECONDS ?= 60
+FUZZ ?=
 # The first of these that is Python >= 3.10 and can make virtual environments is taken.
 PYTHON ?= python3.11 python3 python3.12 python3.13 python3.10
 
@@ -19,13 +22,13 @@ unexport ROS_DISTRO RMW_IMPLEMENTATION _ROS_WHEELS_BOOTSTRAP_COMPLETE
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format bench clean
+.PHONY: help venv demo test check format bench fuzz clean
 
 help: ## List these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-demo: $(STAMP) ## Two simulated robots learn to reach (RUN=name SEED=n); the last line names the run folder
-	@$(BIN)/pnaf demo --run "$(RUN)" --seed "$(SEED)"
+demo: $(STAMP) ## Two simulated robots learn to reach (RUN=name SEED=n SECURE=1); the last line names the run folder
+	@$(BIN)/pnaf demo --run "$(RUN)" --seed "$(SEED)" $(if $(SECURE),--secure)
 
 test: $(STAMP) ## Run the tests (ARGS="tests/fleet -k codec" for some of them)
 	@$(BIN)/pytest $(ARGS)
@@ -42,10 +45,16 @@ format: $(STAMP) ## Format the code and fix what can be fixed automatically
 bench: $(STAMP) ## Run the benchmarks (BENCH=fleet for one); each prints a table
 	@for script in benchmarks/$(BENCH).py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
+fuzz: $(STAMP) ## Search for inputs that break decoder, records, policies or server (FUZZ_SECONDS=60 each, FUZZ=codec for one)
+	@$(BIN)/python -c "import atheris" 2>/dev/null || { echo "Installing the fuzzer into $(VENV)"; \
+	  $(BIN)/python -m pip install --quiet --progress-bar off --disable-pip-version-check \
+	    -c requirements.lock -e '.[fuzz]'; }
+	@$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) $(FUZZ)
+
 venv: $(STAMP) ## Only make .venv with everything in it
 
 clean: ## Remove .venv, builds and caches; runs/ stays
-	rm -rf $(VENV) build dist install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements.lock setup.py setup.cfg

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,8 +11,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fleet.config import ConfigError, FleetConfig
+from fleet.bench_cli import bench_app
+from fleet.cli_output import Json, clear_errors, escape, fail, log_to_stderr, print_json
+from fleet.config import FleetConfig, SecurityConfig
 from fleet.config_file import load_fleet
+from fleet.keys import load_credentials, load_operator_credentials, make_fleet_keys
+from fleet.keys_cli import keys_app
+from fleet.logs_cli import logs_app
 from fleet.ready import EXIT_CONFIG, notify_ready, stop_on_signals
 from fleet.run_folder import RunFolder, create_run_folder
 
@@ -30,9 +30,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 fleet_app = typer.Typer(help="Run a fleet and talk to a running one.", no_args_is_help=True)
-logs_app = typer.Typer(help="Look at the episodes of a run.", no_args_is_help=True)
 app.add_typer(fleet_app, name="fleet")
 app.add_typer(logs_app, name="logs")
+app.add_typer(keys_app, name="keys")
+app.add_typer(bench_app, name="bench")
 
 ConfigPath = Annotated[
     Path, typer.Argument(metavar="FLEET.yaml", help="The fleet's config, or the config.yaml of a run folder.")
@@ -46,44 +47,7 @@ Overrides = Annotated[
 RunDir = Annotated[
     Path, typer.Option("--run-dir", help="Where this run's files go; continued if it is there.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 RobotId = Annotated[str, typer.Option("--id", help="Which robot of the fleet.")]
-
-
-def _log_to_stderr(handler: logging.Handler | None = None) -> None:
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s" if handler is None else "%(message)s",
-        handlers=[handler or logging.StreamHandler()],
-    )
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """What a person can mend is one message and exit status 2, not a traceback."""
-    from fleet.sockets import BindError
-    from fleet.supervisor import SupervisorError
-
-    try:
-        yield
-    except (ConfigError, BindError) as error:
-        _fail(str(error), EXIT_CONFIG)
-    except SupervisorError as error:
-        _fail(str(error), 1)
-
-
-def _fail(text: str, status: int) -> None:
-    Console(stderr=True).print(f"[bold red]pnaf:[/] {_escape(text)}", highlight=False, soft_wrap=True)
-    raise typer.Exit(status)
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
-
-
-def _print_json(data: Any) -> None:
-    sys.stdout.write(json.dumps(data, indent=2, default=str) + "\n")
 
 
 # Processes ----------------------------------------------------------------------------------
@@ -94,49 +58,65 @@ def replay_server(
     config: ConfigPath, run_dir: RunDir = Path("runs/by-hand"), overrides: Overrides = None
 ) -> None:
     """Store the experience of all robots and serve it to the learner."""
-    _log_to_stderr()
-    with _clear_errors():
+    log_to_stderr()
+    with clear_errors():
         from replay_server.episode_store import StoreError
         from replay_server.server import run_replay_server
 
         fleet = load_fleet(config, overrides or ())
+        credentials = load_credentials(fleet, "server")
         run_dir.mkdir(parents=True, exist_ok=True)
         run_id = RunFolder(run_dir).run_id()
         try:
-            run_replay_server(fleet.replay_server, run_dir, run_id, stop_on_signals(), on_ready=notify_ready)
+            run_replay_server(
+                fleet.replay_server,
+                run_dir,
+                run_id,
+                stop_on_signals(),
+                on_ready=notify_ready,
+                credentials=credentials,
+            )
         except StoreError as error:
-            _fail(str(error), EXIT_CONFIG)
+            fail(str(error), EXIT_CONFIG)
 
 
 @app.command()
 def learner(config: ConfigPath, run_dir: RunDir = Path("runs/by-hand"), overrides: Overrides = None) -> None:
     """Train NAF on what the replay server has, and broadcast the policy."""
-    _log_to_stderr()
-    with _clear_errors():
+    log_to_stderr()
+    with clear_errors():
         from learner.learner import run_learner
 
         run_learner(load_fleet(config, overrides or ()), run_dir, stop_on_signals(), on_ready=notify_ready)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def robot(context: typer.Context, config: ConfigPath, robot_id: RobotId, overrides: Overrides = None) -> None:
+def robot(
+    context: typer.Context,
+    config: ConfigPath,
+    robot_id: RobotId,
+    run_dir: RunDir = Path("runs/by-hand"),
+    overrides: Overrides = None,
+) -> None:
     """Drive one robot: the ROS 2 node with the control loop.
 
+    What it records waits in RUN/spool/ID on this computer until the replay server has stored it.
     Whatever follows --ros-args goes to ROS.
     """
-    _log_to_stderr()
-    with _clear_errors():
+    log_to_stderr()
+    with clear_errors():
         from robot_nodes.robot_node import run_robot
 
         fleet = load_fleet(config, overrides or ())
-        raise typer.Exit(run_robot(fleet, robot_id, [arg for arg in context.args if arg != "--ros-args"]))
+        ros_args = [arg for arg in context.args if arg != "--ros-args"]
+        raise typer.Exit(run_robot(fleet, robot_id, run_dir, ros_args))
 
 
 @app.command("sim-arm")
 def sim_arm(config: ConfigPath, robot_id: RobotId, overrides: Overrides = None) -> None:
     """Simulate one robot's arm in MuJoCo, behind the topics of ros2_control."""
-    _log_to_stderr()
-    with _clear_errors():
+    log_to_stderr()
+    with clear_errors():
         from robot_nodes.sim.arm_node import run_arm
 
         fleet = load_fleet(config, overrides or ())
@@ -153,11 +133,14 @@ def demo(
     ] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     config: Annotated[Path, typer.Option(help="The fleet to run.")] = Path(DEMO_FLEET),
+    secure: Annotated[
+        bool, typer.Option("--secure", help="With fresh keys on every socket; they lie in the run folder.")
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
     """Two simulated robots learn to reach, until 90 % of the newest 20 evaluations succeed."""
     lines = [f"seed={seed}", f"learner.seed={seed}", *(overrides or ())]
-    _up(config, lines, run, "demo")
+    _up(config, lines, run, "demo", secure)
 
 
 @fleet_app.command()
@@ -172,26 +155,32 @@ def up(
     _up(config, overrides or (), run, "")
 
 
-def _up(config: Path, overrides: Any, run: str, default_name: str) -> None:
+def _up(config: Path, overrides: Any, run: str, default_name: str, new_keys: bool = False) -> None:
     from datetime import datetime
 
     from rich.logging import RichHandler
 
-    from fleet.fleet_run import FleetRun, check_robots
+    from fleet.fleet_run import FleetRun, check_keys, check_robots
     from fleet.run_report import write_report
 
     console = Console()
-    _log_to_stderr(RichHandler(console=console, show_path=False))  # goes around the live screen
-    with _clear_errors():
+    log_to_stderr(RichHandler(console=console, show_path=False))  # goes around the live screen
+    with clear_errors():
         fleet = load_fleet(config, overrides)
         check_robots(fleet)
+        if new_keys:  # relative: the run folder may be moved
+            fleet = fleet.model_copy(update={"security": SecurityConfig(keys=Path("keys"))})
+        else:
+            check_keys(fleet)
         name = run or f"{default_name or fleet.name}-{datetime.now():%Y%m%d-%H%M%S}"
         folder = create_run_folder(fleet, Path("runs"), name)
+        if new_keys:
+            make_fleet_keys(folder.keys, [entry.id for entry in fleet.robots])
         outcome = FleetRun(folder.load(), folder, console, stop_on_signals()).run()
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Ctrl-C ends the report at once
         reached = write_report(folder, outcome, console)
     if outcome.failure:
-        Console(stderr=True).print(f"[bold red]pnaf:[/] {_escape(outcome.failure)}", highlight=False)
+        Console(stderr=True).print(f"[bold red]pnaf:[/] {escape(outcome.failure)}", highlight=False)
     console.print(str(folder.path), highlight=False, soft_wrap=True)
     raise typer.Exit(0 if reached else 130 if outcome.ended_by == "interrupt" else 1)
 
@@ -203,7 +192,8 @@ def _ask_server(config: Path, overrides: list[str] | None) -> tuple[FleetConfig,
     from replay_server.client import ReplayClient
 
     fleet = load_fleet(config, overrides or ())
-    return fleet, ReplayClient(fleet.replay_server.endpoint, "monitor", "pnaf")
+    credentials = load_operator_credentials(fleet)
+    return fleet, ReplayClient(fleet.replay_server.endpoint, "monitor", "pnaf", credentials=credentials)
 
 
 @fleet_app.command()
@@ -212,15 +202,15 @@ def status(config: ConfigPath, overrides: Overrides = None, as_json: Json = Fals
     from fleet.live_screen import Progress, render
     from replay_server.client import ReplayError
 
-    with _clear_errors():
+    with clear_errors():
         fleet, client = _ask_server(config, overrides)
         try:
             with client:
                 answer = client.status()
         except ReplayError as error:
-            _fail(str(error), 1)
+            fail(str(error), 1)
         if as_json:
-            _print_json(asdict(answer))
+            print_json(asdict(answer))
         else:
             uptime_s = float(answer.stats.get("replay/uptime_s", 0.0))
             Console().print(render(answer, Progress(answer.run_id, uptime_s, fleet.goal)))
@@ -231,17 +221,17 @@ def _command(
 ) -> None:
     from replay_server.client import ReplayError
 
-    with _clear_errors():
+    with clear_errors():
         _, client = _ask_server(config, overrides)
         try:
             with client:
                 receipt = client.command(kind, target, reason)
         except ReplayError as error:
-            _fail(str(error), 1)
+            fail(str(error), 1)
     if as_json:
-        _print_json(asdict(receipt))
+        print_json(asdict(receipt))
     if not receipt.delivered_to and kind != "stop":  # a stop is for the whole run, robots or not
-        _fail(f"{kind} reached nobody: {receipt.note or 'no robot is connected to this replay server'}", 1)
+        fail(f"{kind} reached nobody: {receipt.note or 'no robot is connected to this replay server'}", 1)
     if not as_json:
         sent_to = ", ".join(receipt.delivered_to) or "the run, no robot is there"
         Console().print(f"{kind}: sent to {sent_to}{'; ' if receipt.note else ''}{receipt.note}")
@@ -314,11 +304,11 @@ def evaluate(
     from robot_nodes.sim.evaluation import evaluate_policy, write_film
     from robot_nodes.sim.rollout import RolloutError
 
-    with _clear_errors():
+    with clear_errors():
         fleet = RunFolder(run).load()
         entry = fleet.entry(robot or fleet.robots[0].id)
         if entry.robot.sim is None:
-            _fail(
+            fail(
                 f"{entry.id} is real hardware (no sim group in its config): only a simulated robot can be "
                 "evaluated",
                 EXIT_CONFIG,
@@ -327,77 +317,18 @@ def evaluate(
             message = read_policy(run_policy_file(RunFolder(run)))
             result = evaluate_policy(fleet, message, episodes, seed, entry.id, Console(stderr=True))
         except PolicyError as error:
-            _fail(str(error), EXIT_CONFIG)
+            fail(str(error), EXIT_CONFIG)
         except RolloutError as error:
-            _fail(f"{entry.id}: {error}", 1)
+            fail(f"{entry.id}: {error}", 1)
         if film:
             write_film(fleet, result, film)
     if as_json:
-        _print_json(result.summary)
+        print_json(result.summary)
         return
     table = Table(title=f"{run}: policy v{message.version}, {episodes} noise-free episodes")
     for key in result.summary:
         table.add_column(key)
     table.add_row(*(f"{value:.4g}" for value in result.summary.values()))
-    Console().print(table)
-
-
-@logs_app.command("ls")
-def logs_ls(run: Annotated[Path, typer.Argument(help="A run folder.")], as_json: Json = False) -> None:
-    """List the stored episodes."""
-    from replay_server.episode_store import list_episodes
-
-    if not run.is_dir():
-        _fail(f"{run}: no such run folder", EXIT_CONFIG)
-    episodes = list_episodes(run)
-    if as_json:
-        _print_json([{"path": e.path, **asdict(e.info)} for e in episodes])
-        return
-    table = Table(
-        title=f"{run}: {len(episodes)} episodes, {sum(e.info.rows for e in episodes):,} rows",
-        caption="one episode: pnaf logs show RUN/episodes/ROBOT/BOOT-EPISODE.h5",
-        box=None,
-    )
-    for name in ("robot", "boot", "episode", "rows", "policy", "eval", "end", "ok", "return"):
-        table.add_column(name, no_wrap=True)
-    for info in (episode.info for episode in episodes):
-        table.add_row(
-            info.robot_id,
-            info.boot_id,
-            f"{info.episode:06d}",
-            str(info.rows),
-            f"v{info.policy_version}",
-            "yes" if info.evaluation else "",
-            info.end or "unfinished",
-            "[green]yes[/]" if info.success else "no",
-            f"{info.metrics.get('return', float('nan')):.2f}",
-        )
-    Console().print(table)
-
-
-@logs_app.command("show")
-def logs_show(file: Annotated[Path, typer.Argument(help="One HDF5 episode.")], as_json: Json = False) -> None:
-    """Show one episode: its attributes and the range of every column."""
-    from replay_server.episode_file import EpisodeFileError, read_episode
-    from replay_server.report import describe_columns
-
-    try:
-        episode = read_episode(file)
-    except EpisodeFileError as error:
-        _fail(str(error), 1)
-    facts, columns = asdict(episode.info), describe_columns(episode)
-    if as_json:
-        _print_json({"attributes": facts, "columns": columns})
-        return
-    table = Table(title=str(file), show_header=False)
-    for key, value in facts.items():
-        table.add_row(key, str(value))
-    Console().print(table)
-    table = Table("column", "unit", "min", "mean", "max")
-    for column in columns:
-        table.add_row(
-            column["name"], column["unit"], *(f"{column[key]:.4g}" for key in ("min", "mean", "max"))
-        )
     Console().print(table)
 
 
@@ -409,15 +340,15 @@ def doctor(
     """Say what is missing on this machine and how to get it."""
     from fleet.doctor import examine
 
-    with _clear_errors():
+    with clear_errors():
         findings = examine(load_fleet(config))
     if as_json:
-        _print_json([asdict(finding) for finding in findings])
+        print_json([asdict(finding) for finding in findings])
     else:
         table = Table("", "what", "found", "what to do")
         for f in findings:
             mark = "[green]ok[/]" if f.ok else "[red]missing[/]" if f.needed else "[yellow]note[/]"
-            table.add_row(mark, f.name, _escape(f.found), "" if f.ok else _escape(f.advice))
+            table.add_row(mark, f.name, escape(f.found), "" if f.ok else escape(f.advice))
         Console().print(table)
     raise typer.Exit(0 if all(f.ok or not f.needed for f in findings) else 1)
 

@@ -22,6 +22,7 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Vector3 = tuple[float, float, float]
+DEFAULT_KEYS = Path("~/.config/parallel-naf/keys")
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
@@ -188,6 +189,9 @@ class ReplayServerConfig(Model):
 
     endpoint: Endpoint = "tcp://127.0.0.1:5710"
     capacity_rows: int = Field(1_000_000, gt=0)
+    fsync: bool = Field(
+        True, description="Wait for the disk before rows are acknowledged; without, a power cut loses rows."
+    )
     sample_min_rows: int = Field(1000, ge=1, description="Samples are refused below this many rows.")
     samples_per_insert: float | None = Field(
         None, gt=0, description="Rows sampled per row inserted; none: no limit."
@@ -218,7 +222,17 @@ class LearnerConfig(Model):
     exploration_correlation: float = Field(0.0, ge=0, lt=1)
     publish_period_s: Positive = 0.5
     checkpoint_period_s: Positive = 60.0
+    keep_checkpoints: int = Field(3, ge=1, description="Newest checkpoints that are kept.")
     log_period_s: Positive = 2.0
+
+
+class SpoolConfig(Model):
+    """Each robot's own disk, where its experience waits until the replay server has it."""
+
+    max_mb: int = Field(1024, ge=1, description="Of one robot (10^6 bytes).")
+    on_full: Literal["stop", "drop_oldest"] = Field(
+        "stop", description="stop: the robot holds still until there is room; drop_oldest: rows are lost."
+    )
 
 
 class RosConfig(Model):
@@ -241,6 +255,16 @@ class GoalConfig(Model):
     time_budget_s: Positive = 1500.0
 
 
+class SecurityConfig(Model):
+    """Keys for every socket; `docs/security.md` shows how to set them up."""
+
+    keys: Annotated[Path, AfterValidator(Path.expanduser)] = Field(
+        DEFAULT_KEYS,
+        validate_default=True,
+        description="This machine's keys and those it lets in; relative to the fleet's YAML file.",
+    )
+
+
 class FleetConfig(Model):
     """A whole fleet: `hardware_configs/fleets/*.yaml`."""
 
@@ -251,8 +275,10 @@ class FleetConfig(Model):
     evaluate_every: int = Field(5, ge=2, description="Each k-th episode of a robot is noise-free.")
     replay_server: ReplayServerConfig = ReplayServerConfig()
     learner: LearnerConfig = LearnerConfig()
+    spool: SpoolConfig = SpoolConfig()
     ros: RosConfig = RosConfig()
     goal: GoalConfig | None = Field(None, description="Absent: run until stopped.")
+    security: SecurityConfig | None = Field(None, description="Absent: no keys, every socket on loopback.")
 
     @field_validator("robots")
     @classmethod

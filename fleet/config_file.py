@@ -17,10 +17,18 @@ from pydantic import ValidationError
 
 from fleet.config import ConfigError, FleetConfig
 
+Sources = dict[tuple[int | str, ...], Path]
+"""Which file the keys below a place in the data come from."""
+
 PACKAGED_CONFIGS = Path(__file__).resolve().parent.parent / "hardware_configs"
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Raises:
+        ConfigError: It is missing, unreadable, not YAML or something else.
+    """
     try:
         data = yaml.safe_load(path.read_text())
     except FileNotFoundError:
@@ -72,12 +80,16 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         node[last] = value
 
 
-def _inline(data: dict[str, Any], path: Path) -> dict[tuple[int | str, ...], Path]:
+def _inline(data: dict[str, Any], path: Path) -> Sources:
     """Replace the names of task and robot files by their contents; returns which key came from where."""
-    sources: dict[tuple[int | str, ...], Path] = {}
+    sources: Sources = {}
     if isinstance(data.get("task"), str):
         sources["task",] = path.parent / data["task"]
-        data["task"] = _read_yaml(sources["task",])
+        data["task"] = read_yaml(sources["task",])
+    security = data.get("security")
+    if isinstance(security, dict) and isinstance(security.get("keys"), str):
+        keys = path.parent.resolve() / Path(security["keys"]).expanduser()
+        data["security"] = security | {"keys": str(keys)}
     default_robot = data.pop("robot", None)
     robots = data.get("robots")
     if not isinstance(robots, list):
@@ -94,7 +106,7 @@ def _inline(data: dict[str, Any], path: Path) -> dict[tuple[int | str, ...], Pat
         base = path
         if isinstance(robot, str):
             base = sources["robots", i, "robot"] = path.parent / robot
-            robot = _read_yaml(base)
+            robot = read_yaml(base)
         if isinstance(robot, dict):
             robot = dict(robot)
             if isinstance(robot.get("urdf"), str):
@@ -115,7 +127,7 @@ def load_fleet(path: Path | str, overrides: Sequence[str] = ()) -> FleetConfig:
         ConfigError: With one line per problem: file, key, value, and what is allowed.
     """
     path = find_config(path)
-    data = _read_yaml(path)
+    data = read_yaml(path)
     # Whole groups come first: robots=[robot1, robot2] and task=../tasks/reach.yaml are read like the file's.
     nested = [override for override in overrides if "." in override.partition("=")[0]]
     for override in overrides:
@@ -129,7 +141,7 @@ def load_fleet(path: Path | str, overrides: Sequence[str] = ()) -> FleetConfig:
     try:
         fleet = FleetConfig.model_validate(data)
     except ValidationError as error:
-        lines = (_explain(path, sources, e) for e in error.errors())
+        lines = (explain(path, e, sources) for e in error.errors())
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None  # robots of one kind have one error
     for entry in fleet.robots:
         if not entry.robot.urdf.is_file():
@@ -141,9 +153,10 @@ def _dotted(loc: tuple[int | str, ...]) -> str:
     return ".".join(map(str, loc))
 
 
-def _explain(path: Path, sources: dict[tuple[int | str, ...], Path], error: Any) -> str:
+def explain(path: Path, error: Any, sources: Sources | None = None) -> str:
+    """One of pydantic's errors as a line: file, key, value, and what is allowed."""
     loc: tuple[int | str, ...] = error["loc"]
-    for prefix, source in sources.items():
+    for prefix, source in (sources or {}).items():
         if loc[: len(prefix)] == prefix:
             path, loc = source, loc[len(prefix) :]
             break

@@ -14,6 +14,7 @@ import zmq
 
 from fleet.codec import decode
 from fleet.config import FleetConfig
+from fleet.keys import Credentials
 from fleet.messages import MessageError, PolicyMessage
 from fleet.sockets import connect_policy_subscriber
 
@@ -29,10 +30,10 @@ FRESH_SEED = 1000
 class PolicyListener:
     """Hears the learner's policies and gives the newest when asked."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, credentials: Credentials | None = None) -> None:
         """Connect in the background."""
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = connect_policy_subscriber(self._context, endpoint)
+        self._socket = connect_policy_subscriber(self._context, endpoint, credentials)
         self._newest: PolicyMessage | None = None
 
     def __enter__(self) -> PolicyListener:

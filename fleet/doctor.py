@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import shutil
@@ -10,7 +11,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from fleet.config import FleetConfig
+from fleet.config import ConfigError, FleetConfig
+from fleet.endpoints import check_loopback
+from fleet.key_files import KeyFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ def examine(fleet: FleetConfig) -> list[Finding]:
     """Check this machine for running the given fleet on it."""
     findings = [_python()]
     findings += [_module(*module) for module in _MODULES]
-    findings += [_ros_distributions(), _gpu(), _cores(fleet), _disk()]
+    findings += [_ros_distributions(), _gpu(), _cores(fleet), _disk(), _keys(fleet)]
     findings += [
         _port("replay server's port", fleet.replay_server.endpoint),
         _port("policy port", fleet.learner.policy_endpoint),
@@ -122,6 +125,26 @@ def _disk() -> Finding:
     return Finding("free disk", free > 2**30, True, f"{free / 2**30:.0f} GiB", "make room: at least 1 GiB")
 
 
+def _keys(fleet: FleetConfig) -> Finding:
+    """Which keys this machine has; each process says more exactly what it lacks when it starts."""
+    try:
+        if fleet.security is None:
+            for endpoint in (fleet.replay_server.endpoint, fleet.learner.policy_endpoint):
+                check_loopback(endpoint, "the endpoint")
+            return Finding("keys", True, False, "none: the fleet stays on this machine")
+        folder = KeyFolder(fleet.security.keys)
+        own, allowed, exposed = folder.own(), folder.allowed(), folder.exposures()
+    except ConfigError as error:
+        return Finding("keys", False, True, "not as they should be", str(error))
+    if exposed:
+        return Finding("keys", False, True, "unsafe", "\n".join(exposed))
+    if not own:
+        advice = f"pnaf keys new NAME --role … --keys {folder.path}; docs/security.md"
+        return Finding("keys", False, True, f"none in {folder.path}", advice)
+    names = ", ".join(f"{key.name} ({key.role})" for key in own)
+    return Finding("keys", True, True, f"own: {names}; {len(allowed)} allowed")
+
+
 def _port(name: str, endpoint: str) -> Finding:
     host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
     if port == "*":
@@ -131,6 +154,8 @@ def _port(name: str, endpoint: str) -> Finding:
         try:
             probe.bind((host, int(port)))
         except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                return Finding(name, True, True, f"{endpoint} is another machine's")
             advice = (
                 "another fleet may be running (pnaf fleet status), or choose another endpoint in the config"
             )

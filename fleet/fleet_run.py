@@ -17,6 +17,7 @@ from rich.live import Live
 
 from fleet.config import ConfigError, FleetConfig, GoalConfig
 from fleet.confirmation import FRESH_SEED, Confirmation, PolicyListener
+from fleet.keys import key_problems, load_credentials
 from fleet.live_screen import Progress, evaluations_that_count, render, stats_of, success_rate, summary_line
 from fleet.messages import Status
 from fleet.node_specs import node_specs
@@ -75,15 +76,18 @@ class FleetRun:
 
         Raises:
             SupervisorError: A process could not be started.
+            ConfigError: The fleet has keys, and none for the operator.
         """
         from replay_server.client import ReplayClient
 
+        credentials = load_credentials(self._fleet, "operator")
+        endpoint = self._fleet.replay_server.endpoint
         specs = node_specs(self._fleet, self._folder.config, self._folder.path)
         show: Callable[[Progress], None]
         with (
             Supervisor(specs, self._folder.logs) as supervisor,
-            ReplayClient(self._fleet.replay_server.endpoint, "monitor", "fleet_up") as client,
-            PolicyListener(self._fleet.learner.policy_endpoint) as policies,
+            ReplayClient(endpoint, "monitor", "fleet_up", credentials=credentials) as client,
+            PolicyListener(self._fleet.learner.policy_endpoint, credentials) as policies,
             Live(console=self._console, auto_refresh=False, screen=False, transient=True) as live,
         ):
             if self._console.is_terminal:
@@ -210,3 +214,13 @@ def check_robots(fleet: FleetConfig) -> None:
             Kinematics(entry.robot.urdf, entry.robot.joints, entry.robot.tool_link)
         except ValueError as error:
             raise ConfigError(f"robot {entry.id}: {error}") from error
+
+
+def check_keys(fleet: FleetConfig) -> None:
+    """Make sure that every process finds its key, so that a missing one is told before anything starts.
+
+    Raises:
+        ConfigError: With one line per problem.
+    """
+    if problems := key_problems(fleet):
+        raise ConfigError("\n".join(problems))

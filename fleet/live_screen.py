@@ -25,6 +25,7 @@ _STATE_STYLES = {
     "estopped": "bold white on red",
 }
 _STALE_S = 5.0
+_MANY_ROWS = 500  # that wait on a robot: more than a few seconds of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +120,18 @@ def _robots(status: Status) -> Table:
 
 
 def _robot_notes(status: Status) -> list[Text]:
-    """Why robots are not in an episode, one line each."""
+    """Why robots are not in an episode, and what they could not deliver; one line each."""
     notes = []
     for process in _of_role(status, "robot"):
-        note = str(process["stats"].get("robot/note", ""))
+        stats = process["stats"]
+        waiting, dropped = stats.get("robot/unacked", 0), stats.get("robot/rows_dropped", 0)
+        if dropped:
+            text = f"{process['process_id']}: {dropped:,} rows LOST, its spool was full (spool.on_full)"
+            notes.append(Text(text, style="bold red"))
+        if waiting > _MANY_ROWS:
+            text = f"{process['process_id']}: {waiting:,} rows wait in its spool"
+            notes.append(Text(text, style="yellow"))
+        note = str(stats.get("robot/note", ""))
         if note and process["state"] != "episode" and not _is_silent(process):
             name = Text(f"{process['process_id']} ")
             notes.append(name + _state(process) + Text(f": {note}"))
@@ -145,6 +154,9 @@ def _servers(status: Status, progress: Progress) -> Table:
             Text(f"{lost:,} rows LOST", style="bold red") if lost else "",
         ),
     )
+    if error := replay.get("replay/journal_error"):
+        text = f"cannot write its journal: {error}. Nothing is lost, robots keep their rows: make room"
+        table.add_row("", Text(text, style="bold red"))
     for process in _of_role(status, "learner"):
         stats = process["stats"]
         table.add_row(

@@ -63,7 +63,8 @@ def node_specs(fleet: FleetConfig, config: Path, run_dir: Path) -> list[NodeSpec
             arm = arm_name(entry.id)
             specs.append(NodeSpec(arm, (*pnaf, "sim-arm", str(config), "--id", entry.id), ros | single))
             after = (*after, arm)
-        specs.append(NodeSpec(entry.id, (*pnaf, "robot", str(config), "--id", entry.id), ros | single, after))
+        robot = (*pnaf, "robot", str(config), "--id", entry.id, "--run-dir", str(run_dir))
+        specs.append(NodeSpec(entry.id, robot, ros | single, after))
     return specs
 
 

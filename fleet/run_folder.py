@@ -44,6 +44,16 @@ class RunFolder:
         return self.path / "logs"
 
     @property
+    def keys(self) -> Path:
+        """The keys of all processes, of a run that was started with fresh ones."""
+        return self.path / "keys"
+
+    @property
+    def spool(self) -> Path:
+        """What robots on this machine have recorded and the replay server has not stored yet."""
+        return self.path / "spool"
+
+    @property
     def report(self) -> Path:
         """The run in numbers."""
         return self.path / "report.json"

@@ -15,6 +15,7 @@ from fleet.config import FleetConfig
 from fleet.confirmation import FRESH_SEED
 from fleet.fleet_run import Outcome
 from fleet.run_folder import RunFolder
+from fleet.run_verdict import check_run
 
 logger = logging.getLogger(__name__)
 
@@ -26,13 +27,14 @@ def write_report(folder: RunFolder, outcome: Outcome, console: Console) -> bool:
 
     fleet = folder.load()
     episodes = list_episodes(folder.path)
-    counts = count_rows(episodes, outcome.produced)
+    counts = count_rows(check_run(folder.path, console), outcome.produced)
     reached = outcome.ended_by == "goal" or (fleet.goal is None and outcome.ended_by == "stop command")
     report = Report(
         success_rate=outcome.success_rate,
         robots=len(fleet.robots),
         transitions_produced=sum(outcome.produced.values()),
         transitions_stored=counts.stored,
+        transitions_spooled=counts.spooled,
         transitions_lost=counts.lost,
         transitions_duplicated=counts.duplicated,
         updates=int(outcome.learner_stats.get("learner/updates", 0)),
@@ -49,7 +51,8 @@ def write_report(folder: RunFolder, outcome: Outcome, console: Console) -> bool:
         replace(report, final_evaluation=_evaluate(fleet, folder, outcome, console)).write(folder.report)
     console.print(
         f"{'goal reached' if reached else f'ended by {outcome.ended_by}'} after {outcome.wall_time_s:.0f} s:"
-        f" {counts.stored:,} transitions stored, {counts.lost} lost, {counts.duplicated} duplicated",
+        f" {counts.stored:,} transitions stored, {counts.lost} lost, {counts.duplicated} duplicated"
+        + (f", {counts.spooled} still in a robot's spool" if counts.spooled else ""),
         highlight=False,
         soft_wrap=True,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -39,10 +40,11 @@ class Space:
         if not 0 < len(self.names) <= MAX_DIMENSIONS:
             raise SpaceError(f"a space has 1 to {MAX_DIMENSIONS} dimensions, got {len(self.names)}")
         if len(set(self.names)) != len(self.names):
-            raise SpaceError(f"names must be unique, got {self.names}")
+            [(name, count)] = Counter(self.names).most_common(1)
+            raise SpaceError(f"names must be unique, {name[:80]!r} is there {count} times")
         for name, low, high in zip(self.names, self.low, self.high, strict=True):
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
-                raise SpaceError(f"bounds of {name!r} must be finite with low < high: {low}, {high}")
+                raise SpaceError(f"bounds of {name[:80]!r} must be finite with low < high: {low}, {high}")
 
     @property
     def size(self) -> int:
@@ -84,7 +86,7 @@ class SpaceSpec:
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, SpaceError):
                 raise
-            raise SpaceError(f"malformed space spec: {error!r}") from error
+            raise SpaceError(f"malformed space spec: {repr(error)[:200]}") from error
         return cls(observation=observation, action=action)
 
     @property
@@ -102,5 +104,6 @@ class SpaceSpec:
             for field in ("names", "units", "low", "high"):
                 for i, (a, b) in enumerate(zip(getattr(mine, field), getattr(theirs, field), strict=True)):
                     if a != b:
-                        return f"{side}.{field}[{i}] ({mine.names[i]}) is {a!r} here and {b!r} there"
+                        name = mine.names[i][:80]
+                        return f"{side}.{field}[{i}] ({name}) is {a!r:.80} here and {b!r:.80} there"
         return ""

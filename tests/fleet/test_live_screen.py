@@ -203,3 +203,17 @@ def test_stats_of_a_role() -> None:
     assert stats_of(status(robot("robot1"), LEARNER), "learner")["learner/updates"] == 123456
     assert stats_of(status(), "learner") == {}
     assert stats_of(None, "learner") == {}
+
+
+def test_a_full_disk_waiting_and_dropped_rows_are_said() -> None:
+    lines = lines_of(
+        status(
+            robot("robot1", unacked=1234, rows_dropped=56),
+            robot("robot2", unacked=20),
+            journal_error="No space left on device",
+        )
+    )
+    assert "robot1: 1,234 rows wait in its spool" in lines
+    assert "robot1: 56 rows LOST, its spool was full (spool.on_full)" in lines
+    assert not any(line.startswith("robot2:") for line in lines)
+    assert any("cannot write its journal: No space left on device. Nothing is lost" in line for line in lines)

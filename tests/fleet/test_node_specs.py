@@ -36,13 +36,17 @@ def sim2() -> FleetConfig:
 def test_two_simulated_robots(sim2: FleetConfig) -> None:
     specs = node_specs(sim2, CONFIG, RUN)
     pnaf = (sys.executable, "-m", "fleet.cli")
+
+    def robot(robot_id: str) -> tuple[str, ...]:
+        return (*pnaf, "robot", str(CONFIG), "--id", robot_id, "--run-dir", str(RUN))
+
     assert [(s.name, s.argv, s.after) for s in specs] == [
         ("replay_server", (*pnaf, "replay-server", str(CONFIG), "--run-dir", str(RUN)), ()),
         ("learner", (*pnaf, "learner", str(CONFIG), "--run-dir", str(RUN)), ("replay_server",)),
         ("robot1_arm", (*pnaf, "sim-arm", str(CONFIG), "--id", "robot1"), ()),
-        ("robot1", (*pnaf, "robot", str(CONFIG), "--id", "robot1"), ("replay_server", "robot1_arm")),
+        ("robot1", robot("robot1"), ("replay_server", "robot1_arm")),
         ("robot2_arm", (*pnaf, "sim-arm", str(CONFIG), "--id", "robot2"), ()),
-        ("robot2", (*pnaf, "robot", str(CONFIG), "--id", "robot2"), ("replay_server", "robot2_arm")),
+        ("robot2", robot("robot2"), ("replay_server", "robot2_arm")),
     ]
     assert all(spec.respawn for spec in specs)
 

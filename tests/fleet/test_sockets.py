@@ -1,47 +1,25 @@
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import zmq
 
+from fleet.endpoints import InsecureEndpointError
 from fleet.messages import MAX_FRAME_BYTES
 from fleet.sockets import (
     AddressInUseError,
     BindError,
-    InsecureBindError,
     bind_policy_publisher,
     bind_router,
     bound_endpoint,
     connect_dealer,
     connect_policy_subscriber,
+    drop_connections,
 )
 
 ANY_PORT = "tcp://127.0.0.1:*"
-
-
-class KeepingContext(zmq.Context):
-    """Holds its sockets until it is destroyed: pyzmq warns of one that is collected while open."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.kept: list[zmq.Socket]
-        object.__setattr__(self, "kept", [])
-
-    def socket(self, *args: Any, **kwargs: Any) -> zmq.Socket:
-        made = super().socket(*args, **kwargs)
-        self.kept.append(made)
-        return made
-
-
-@pytest.fixture
-def context() -> Iterator[zmq.Context]:
-    made = KeepingContext()
-    yield made
-    made.destroy(linger=0)
-    made.kept.clear()
 
 
 def receive(socket: zmq.Socket, timeout_s: float = 10.0) -> list[bytes]:
@@ -64,12 +42,25 @@ def test_a_port_in_use_says_where_and_what_to_do(context, bind) -> None:
 @pytest.mark.parametrize(
     "host", ["0.0.0.0", "*", "192.168.0.7", "lab-pc", "[::]", "127.0.0.1.evil.org", "10.0.0.1"]
 )
-def test_only_loopback_can_be_bound(context, bind, host: str) -> None:
-    with pytest.raises(
-        InsecureBindError,
-        match=r"keys are not there yet, so only loopback .* set \w+\.\w*endpoint to tcp://127",
-    ):
+def test_without_keys_only_loopback_can_be_bound(context, bind, host: str) -> None:
+    with pytest.raises(InsecureEndpointError, match=r"set \w+\.\w*endpoint to tcp://127") as error:
         bind(context, f"tcp://{host}:*")
+    for command in ("pnaf keys new server --role server", "pnaf keys allow", "security: {keys: "):
+        assert command in str(error.value)
+
+
+@pytest.mark.parametrize("host", ["192.168.0.7", "lab-pc", "[fe80::1]"])
+def test_without_keys_nothing_is_sent_to_other_machines(context, host: str) -> None:
+    with pytest.raises(InsecureEndpointError, match="or make keys"):
+        connect_dealer(context, f"tcp://{host}:5710", b"x")
+    with pytest.raises(InsecureEndpointError, match="or make keys"):
+        connect_policy_subscriber(context, f"tcp://{host}:5711")
+
+
+def test_with_keys_every_address_can_be_bound(context, credentials_of) -> None:
+    for host in ("0.0.0.0", "*", "127.0.0.1"):
+        bind_router(context, f"tcp://{host}:*", credentials_of("server"))
+        bind_policy_publisher(context, f"tcp://{host}:*", credentials_of("learner"))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost"])
@@ -145,6 +136,7 @@ def test_a_slow_subscriber_gets_the_newest_policy_only(context, wait_until) -> N
     quick.connect(bound_endpoint(publisher))
     receive(publisher), receive(publisher)
     for version in range(200):
+        publisher.poll(0)  # takes note of what was read; a learner does between two policies
         publisher.send(b"%d" % version)
         assert receive(quick) == [b"%d" % version]
     newest: list[bytes] = []
@@ -165,16 +157,83 @@ def test_every_socket_is_bounded_and_leaves_at_once(context, free_endpoint: str)
         connect_dealer(context, free_endpoint, b"x"),
         connect_policy_subscriber(context, free_endpoint),
     ]
-    for socket in sockets:
-        assert socket.getsockopt(zmq.MAXMSGSIZE) == MAX_FRAME_BYTES
-        assert 0 < socket.getsockopt(zmq.SNDHWM) <= 1024
-        assert 0 < socket.getsockopt(zmq.RCVHWM) <= 1024
-        assert socket.getsockopt(zmq.LINGER) == 0
-        assert socket.getsockopt(zmq.TCP_KEEPALIVE) == 1
+    for each in sockets:
+        assert each.getsockopt(zmq.MAXMSGSIZE) == (512 if each.type == zmq.XPUB else MAX_FRAME_BYTES)
+        assert 0 < each.getsockopt(zmq.SNDHWM) <= 1024
+        assert 0 < each.getsockopt(zmq.RCVHWM) <= 1024
+        assert each.getsockopt(zmq.LINGER) == 0
+        assert each.getsockopt(zmq.TCP_KEEPALIVE) == 1
+        assert 5000 < each.getsockopt(zmq.TCP_MAXRT) <= 15_000  # survives a stop of 5 s
+        assert each.getsockopt(zmq.HEARTBEAT_IVL) == 0  # libzmq's heartbeats can abort the process
     sockets[2].send(b"to nobody")
-    for socket in sockets:
-        socket.close()
+    for each in sockets:
+        each.close()
     ended = threading.Thread(target=context.term)
     ended.start()
     ended.join(5)
     assert not ended.is_alive()
+
+
+def test_a_client_that_never_reads_pins_a_bounded_number_of_replies(context) -> None:
+    router = bind_router(context, ANY_PORT)
+    dealer = context.socket(zmq.DEALER)
+    dealer.setsockopt(zmq.IDENTITY, b"greedy")
+    dealer.setsockopt(zmq.RCVHWM, 1)
+    dealer.connect(bound_endpoint(router))
+    dealer.send(b"give me all")
+    receive(router)
+    sent = 200
+    for number in range(sent):
+        router.send_multipart([b"greedy", b"%d" % number + bytes(2**20)])  # never blocks
+    got = 0
+    while dealer.poll(500):
+        dealer.recv()
+        got += 1
+    assert got <= 32 + 32  # the queue, and what the kernel's buffers hold of 1 MiB replies
+
+
+def test_silent_connections_are_dropped(context, monkeypatch) -> None:
+    monkeypatch.setattr("fleet.sockets._HANDSHAKE_TIMEOUT_MS", 100)
+    router = bind_router(context, ANY_PORT)
+    host, port = bound_endpoint(router).removeprefix("tcp://").split(":")
+    with socket.create_connection((host, int(port)), timeout=5) as silent:
+        while silent.recv(1024):  # the server's greeting, then the end
+            pass
+
+
+def test_cut_connections_come_back_by_themselves(context, wait_until) -> None:
+    router = bind_router(context, ANY_PORT)
+    dealer = connect_dealer(context, bound_endpoint(router), b"me")
+
+    def sends() -> bool:  # what is under way while the connection is cut is lost
+        dealer.send(b"x")
+        return bool(router.poll(50))
+
+    for _ in range(3):
+        wait_until(sends)
+        while router.poll(0):
+            assert router.recv_multipart() == [b"me", b"x"]
+        drop_connections(router)
+
+
+def test_a_port_that_is_taken_while_connections_are_cut_is_an_error(context, monkeypatch) -> None:
+    monkeypatch.setattr("fleet.sockets._REBIND_TIMEOUT_S", 0.1)
+    router = bind_router(context, ANY_PORT)
+    endpoint = bound_endpoint(router)
+    unbind = router.unbind
+
+    class Taken:
+        def unbind(self, address: str) -> None:
+            unbind(address)
+            while True:
+                try:
+                    context.socket(zmq.REP).bind(address)
+                    return
+                except zmq.ZMQError:
+                    continue
+
+        def __getattr__(self, name: str):
+            return getattr(router, name)
+
+    with pytest.raises(BindError, match=f"{endpoint} cannot be bound again"):
+        drop_connections(Taken())

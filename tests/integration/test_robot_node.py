@@ -294,7 +294,7 @@ def test_configured_again_it_counts_from_a_new_boot_and_loses_nothing(arm):
     assert arm.client.status().stats["replay/duplicates_dropped"] == 0
 
 
-def test_a_model_that_does_not_fit_is_told_at_once(make_fleet, caplog):
+def test_a_model_that_does_not_fit_is_told_at_once(make_fleet, tmp_path, caplog):
     from robot_nodes.robot_node import run_robot
 
     fleet = make_fleet("robot1")
@@ -303,11 +303,24 @@ def test_a_model_that_does_not_fit_is_told_at_once(make_fleet, caplog):
     fleet = fleet.model_copy(update={"robots": [entry.model_copy(update={"robot": robot})]})
     handlers = {number: signal.getsignal(number) for number in (2, 15, 1, 3)}
     try:
-        assert run_robot(fleet, "robot1") == 2
+        assert run_robot(fleet, "robot1", tmp_path) == 2
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     assert "no link 'gripper'" in caplog.text
+
+
+def test_a_spool_that_cannot_be_made_is_told_at_once(make_fleet, tmp_path, caplog):
+    from robot_nodes.robot_node import run_robot
+
+    (tmp_path / "run").write_text("a file")
+    handlers = {number: signal.getsignal(number) for number in (2, 15, 1, 3)}
+    try:
+        assert run_robot(make_fleet("robot1"), "robot1", tmp_path / "run") == 2
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert "run/spool/robot1 cannot be made (Not a directory): give --run-dir" in caplog.text
 
 
 def test_a_policy_for_another_robot_is_refused_and_reported(arm):
