@@ -224,4 +224,4 @@ def test_the_server_says_in_one_line_where_it_is(fleet, caplog) -> None:
     with caplog.at_level("INFO", logger="replay_server.server"), fleet() as it:
         pass
     ready = [record.getMessage() for record in caplog.records if "ready" in record.getMessage()]
-    assert ready == [f"replay server ready at {it.endpoint}, run run1 in {it.run_dir}, 0 rows"]
+    assert ready == [f"replay server ready at {it.endpoint} (no keys), run run1 in {it.run_dir}, 0 rows"]
