@@ -44,6 +44,7 @@ class RecoveredStream:
     ended: bool = True
     episode_rows: int = 0
     given_up: int = 0
+    left_out: int = 0
     rows: int = 0
     builder: EpisodeBuilder | None = None
 
@@ -113,6 +114,16 @@ class Recovery:
                     needed.add(entry.key)
             self.segments[segment.path] = needed
         self._finish_builders()
+        for (robot_id, boot_id), stream in self.streams.items():
+            if stream.left_out:
+                logger.warning(
+                    "journal: %d rows of %s (boot %s) are left out, as rows from %d on are missing before "
+                    "them: asked of the robot again",
+                    stream.left_out,
+                    robot_id,
+                    boot_id,
+                    stream.last_seq + 1,
+                )
         if self.segments:
             logger.info("%d rows recovered from the journal", rows_found)
 
@@ -153,13 +164,7 @@ class Recovery:
         else:
             expected, after = stream.last_seq + 1, stream.last_cursor
         if batch.first_seq > max(expected, stream.given_up):
-            logger.warning(
-                "journal: rows %d … %d of %s are left out, the rows from %d on are missing before them",
-                batch.first_seq,
-                batch.first_seq + batch.rows - 1,
-                batch.robot_id,
-                expected,
-            )
+            stream.left_out += batch.rows
             return 0
         skip = min(max(expected - batch.first_seq, 0), batch.rows)
         packed = batch.packed()[skip:]

@@ -28,12 +28,14 @@ def show(title: str, rows: Sequence[dict[str, Any]], json_path: Path | None) -> 
     """Print the rows as a table, with the machine below it, and write them as JSON when asked."""
     where = machine()
     table = Table(title=title, caption=", ".join(f"{key} {value}" for key, value in where.items()))
-    for key in rows[0]:
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    for key in keys:
         table.add_column(key, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+        cells = (row.get(key, "") for key in keys)
+        table.add_row(*(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells))
     console = Console()
-    Console(width=max(console.width, 40 + 18 * len(rows[0]))).print(table)
+    Console(width=max(console.width, 40 + 18 * len(keys))).print(table)
     if json_path is not None:
         result = {"title": title, "machine": where, "rows": list(rows)}
         json_path.write_text(json.dumps(result, indent=2) + "\n")
