@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import sys
 import threading
 import time
@@ -34,6 +35,7 @@ _BURST = 256
 _BURST_S = 0.02
 _COPY_BYTES = 2**16
 _LOOK_PERIOD_S = 1.0
+_CONNECTIONS = 16384  # strangers hold one each until their handshake has failed; robots must still get in
 _SWITCH_INTERVAL_S = 5e-4
 
 
@@ -64,6 +66,7 @@ def run_replay_server(
     should_stop = stop.is_set if isinstance(stop, threading.Event) else stop
     # The journal's thread must not wait 5 ms for this one after each fdatasync.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    _allow_connections(_CONNECTIONS)
     context: zmq.Context[Socket] = zmq.Context()
     with ExitStack() as ends:
         ends.callback(context.term)
@@ -102,6 +105,14 @@ def run_replay_server(
             unwritten = store.close()
         service.close()
         logger.info("replay server stopped, %d episodes not written", len(unwritten))
+
+
+def _allow_connections(wanted: int) -> None:
+    """Raise this process's limit of open files, as far as the machine lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 class _ServerLoop:
