@@ -106,8 +106,9 @@ def bind_policy_publisher(context: Context, endpoint: str, credentials: Credenti
         AddressInUseError: Another process has the port.
         fleet.endpoints.InsecureEndpointError: The endpoint is not on loopback, and there are no keys.
     """
-    # One subscription at a time: XPUB takes in all that wait before it lets its owner act on the first.
-    socket = _new_socket(context, zmq.XPUB, _POLICY_QUEUE, receive_queue=1)
+    # XPUB takes in all subscriptions that wait before it lets its owner act on the first: let few wait.
+    # Not 1: with keys ZeroMQ puts the key's owner into the queue first, and never counts it as read.
+    socket = _new_socket(context, zmq.XPUB, _POLICY_QUEUE, receive_queue=2)
     socket.setsockopt(zmq.MAXMSGSIZE, _MAX_SUBSCRIPTION_BYTES)
     # Without VERBOSE only the first subscription to a topic is passed up, not the second robot's.
     socket.setsockopt(zmq.XPUB_VERBOSE, 1)

@@ -60,7 +60,11 @@ class EpisodeBuilder:
 
     def seal(self, *, end: str, success: bool, metrics: Mapping[str, float], received_ns: int) -> Episode:
         """The episode as it is stored; complete if it has an `end`. Needs at least one row."""
-        transitions = Transitions.from_packed(np.concatenate(self._parts))
+        dtype = self._parts[0].dtype
+        records = np.concatenate(
+            [part.view(f"V{dtype.itemsize}") for part in self._parts]
+        )  # not field by field
+        transitions = Transitions.from_packed(records.view(dtype))
         seq, cursor = np.concatenate(self._seqs), np.concatenate(self._cursors)
         info = EpisodeInfo(
             run_id=self._run_id,

@@ -153,14 +153,14 @@ class ExperienceLog:
         Raises:
             RefusedError: The batch contradicts what is stored.
         """
-        key = batch.robot_id, batch.boot_id
+        key, rows = (batch.robot_id, batch.boot_id), batch.rows
         stream = self._streams.get(key) or Stream()
         if batch.first_seq > stream.accepted_seq + 1:
             self.gaps += 1
             return False
-        known = min(stream.accepted_seq + 1 - batch.first_seq, batch.rows)
+        known = min(stream.accepted_seq + 1 - batch.first_seq, rows)
         past = batch.episode < stream.episode or (batch.episode == stream.episode and stream.ended)
-        if known == batch.rows and (past or not batch.end):
+        if known == rows and (past or not batch.end):
             self.duplicates += known
             return False
         if not self.accepting:
@@ -171,12 +171,12 @@ class ExperienceLog:
                 f"episode {batch.episode} has ended; the newest of {batch.robot_id} is {stream.episode}"
             )
         rows_before = stream.episode_rows if batch.episode == stream.episode else 0
-        if rows_before + batch.rows - known > MAX_EPISODE_ROWS:
+        if rows_before + rows - known > MAX_EPISODE_ROWS:
             raise RefusedError(f"episode {batch.episode} has more than {MAX_EPISODE_ROWS} rows: end it")
         self.duplicates += known
         self._streams[key] = stream
-        stream.accepted_seq += batch.rows - known
-        stream.episode_rows = rows_before + batch.rows - known
+        stream.accepted_seq += rows - known
+        stream.episode_rows = rows_before + rows - known
         stream.episode, stream.ended = batch.episode, bool(batch.end)
         self._stage(batch, frame, known)
         return True
@@ -238,7 +238,7 @@ class ExperienceLog:
             stream.durable_seq = batch.first_seq - 1
             return
         builder = self._builder(stream, batch)
-        new = Transitions.from_packed(batch.packed()[entry.known :])
+        new = Transitions.from_packed(batch.packed()[entry.known :]) if entry.known else batch
         first_cursor = self.ring.extend(new)
         first_seq = batch.first_seq + entry.known
         builder.extend(

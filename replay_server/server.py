@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_MS = 50
 _BURST = 256
+_GROUP = 16
 _BURST_S = 0.02
 _COPY_BYTES = 2**16
 _LOOK_PERIOD_S = 1.0
@@ -143,34 +144,51 @@ class _ServerLoop:
                 os.eventfd_read(self._waker)
             if self._router in ready:
                 self._read_burst()
-            for identity, reply in self._service.settle():
-                self._send(identity, reply)
+            self._settle()
             self._look_at_doors(time.monotonic())
 
     def _read_burst(self) -> None:
         until_s = time.monotonic() + _BURST_S
-        for _ in range(_BURST):
+        for count in range(1, _BURST + 1):
             if time.monotonic() > until_s:  # large samples: others wait for their acks
                 return
             try:
-                identity, *frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
+                identity, frames = self._receive()
             except zmq.Again:
                 return
-            for to, reply in self._answer(identity.bytes, frames):
+            for to, reply in self._answer(identity, frames):
                 self._send(to, reply)
+            if count % _GROUP == 0:  # the disk has work while the rest is read
+                self._settle()
 
-    def _answer(self, identity: bytes, frames: list[zmq.Frame]) -> list[Reply]:
+    def _receive(self) -> tuple[bytes, list[tuple[bytes | memoryview, str]]]:
+        """An identity and its frames, each with the key it came with; empty without keys.
+
+        Raises:
+            zmq.Again: There is nothing to read.
+        """
+        if self._gatekeeper is None:  # copies of small frames are cheaper than zmq.Frame objects
+            identity, *frames = self._router.recv_multipart(zmq.NOBLOCK)
+            return identity, [(frame, "") for frame in frames]
+        sender, *parts = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
+        return sender.bytes, [(part.buffer, str(part.get("User-Id"))) for part in parts]
+
+    def _settle(self) -> None:
+        for identity, reply in self._service.settle():
+            self._send(identity, reply)
+
+    def _answer(self, identity: bytes, frames: list[tuple[bytes | memoryview, str]]) -> list[Reply]:
         try:
             if len(frames) != 1:
                 raise MessageError(f"a message is one frame, got {len(frames)}")
-            frame = frames[0].buffer
+            frame, user_id = frames[0]
             message = decode(frame)
         except MessageError as error:
             self._malformed_log.warning(f"malformed frame from {identity!r}: {error}")
             return [self._service.malformed(identity, str(error))]
         kind = type(message).__name__
         if self._gatekeeper is not None:
-            sender = self._gatekeeper.who(str(frames[0].get("User-Id")))
+            sender = self._gatekeeper.who(user_id)
             if reason := denial(sender, message):
                 return [self._service.refuse(identity, kind, reason)]
         try:
