@@ -183,12 +183,14 @@ def _bind(
     socket: Socket, endpoint: str, config_key: str, credentials: Credentials | None, domain: str
 ) -> Socket:
     try:
+        # Without keys, too: only then ZeroMQ refuses what looks like its protocol of 2010, as random bytes
+        # do, and of which an early end can abort the process (errno_assert in zmtp_engine.cpp).
+        socket.setsockopt(zmq.ZAP_DOMAIN, domain.encode())
         if credentials is None:
             check_loopback(endpoint, config_key)
         else:
             socket.setsockopt(zmq.CURVE_SERVER, 1)
             socket.setsockopt(zmq.CURVE_SECRETKEY, credentials.own.secret.encode())
-            socket.setsockopt(zmq.ZAP_DOMAIN, domain.encode())
             # Otherwise a context without a gatekeeper would let in any key.
             socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         if not has_port(endpoint):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 
@@ -237,3 +238,16 @@ def test_a_port_that_is_taken_while_connections_are_cut_is_an_error(context, mon
 
     with pytest.raises(BindError, match=f"{endpoint} cannot be bound again"):
         drop_connections(Taken())
+
+
+@pytest.mark.parametrize("bind", [bind_router, bind_policy_publisher])
+def test_what_looks_like_the_protocol_of_2010_is_refused(context, bind) -> None:
+    """It knows no keys, and random bytes often look like it."""
+    bound = bind(context, ANY_PORT)
+    port = int(bound_endpoint(bound).rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as old:
+        old.sendall(b"\x01\x00" + b"\x06\x00\x01topic")
+        with contextlib.suppress(ConnectionResetError):
+            while old.recv(100):
+                pass
+    assert not bound.poll(100)

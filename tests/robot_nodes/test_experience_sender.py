@@ -803,8 +803,7 @@ def test_rows_that_had_to_be_dropped_are_not_waited_for(
     # What was read or sent before it was dropped may have got there all the same.
     missing = sorted(set(range(sender.rows)) - set(server.rows))
     assert 0 < len(missing) <= sender.spool.rows_dropped
-    assert missing == [*range(missing[0], missing[-1] + 1)]
-    assert len(server.rows) == len(set(server.rows))
+    assert server.rows == sorted(set(server.rows))
 
 
 def test_nothing_is_sent_that_is_not_on_the_disk(
