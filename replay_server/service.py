@@ -57,6 +57,7 @@ ROLES = ("robot", "learner", "monitor")
 # A client that never reads can make the server hold its queue of replies: few and not large.
 _MAX_REPLY_BYTES = 4 * 2**20
 _MAX_SEQ = 2**60
+_MAX_ROBOTS = 1024
 
 Reply = tuple[bytes, Message]
 
@@ -254,6 +255,9 @@ class ReplayService:
             )
         if error := batch_error(batch, self.log.spec, self._spec_hash):
             raise RefusedError(error)
+        robots = self.log.rows_by_robot
+        if len(robots) >= _MAX_ROBOTS and batch.robot_id not in robots:
+            raise RefusedError(f"run {self.run_id} has rows of {len(robots)} robots: start a new run")
         oldest_seq = peer.oldest_seqs[batch.boot_id]
         if oldest_seq <= batch.first_seq:
             self.log.give_up_before(batch.robot_id, batch.boot_id, oldest_seq)

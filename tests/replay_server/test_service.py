@@ -515,3 +515,13 @@ def test_every_reply_carries_every_column(start, make_batch) -> None:
     reply = it.ask(ASKER, TailRequest(request_id=1, cursor=0, max_rows=9))
     for name in Transitions.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(reply, name), getattr(batch, name), err_msg=name)
+
+
+def test_a_run_has_so_many_robots_and_no_more(start, make_batch, monkeypatch) -> None:
+    monkeypatch.setattr("replay_server.service._MAX_ROBOTS", 1)
+    it = start()
+    it.hello(A)
+    it.hello(B)
+    it.ask(A, make_batch(3, 0))
+    assert "has rows of 1 robots: start a new run" in refusal(it.ask(B, make_batch(3, 0, robot_id="arm2")))
+    assert it.ask(A, make_batch(3, 3)).durable_seq == 5
