@@ -4,6 +4,8 @@ RUN ?=
 SEED ?= 0
 SECURE ?=
 BENCH ?= *
+# Not benchmarks by themselves: replay_throughput.py --peers uses them.
+BENCH_PARTS := benchmarks/replay_peers.py benchmarks/peer_table.py
 FUZZ_SECONDS ?= 60
 FUZZ ?=
 # The first of these that is Python >= 3.10 and can make virtual environments is taken.
@@ -43,7 +45,7 @@ format: $(STAMP) ## Format the code and fix what can be fixed automatically
 	@$(BIN)/ruff check --fix
 
 bench: $(STAMP) ## Run the benchmarks (BENCH=fleet for one); each prints a table
-	@for script in benchmarks/$(BENCH).py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in $(filter-out $(BENCH_PARTS),$(wildcard benchmarks/$(BENCH).py)); do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 fuzz: $(STAMP) ## Search for inputs that break decoder, records, policies or server (FUZZ_SECONDS=60 each, FUZZ=codec for one)
 	@$(BIN)/python -c "import atheris" 2>/dev/null || { echo "Installing the fuzzer into $(VENV)"; \
