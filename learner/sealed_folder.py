@@ -17,6 +17,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from fleet.durable_files import fsync_path
+
 MANIFEST_FILE = "manifest.json"
 
 
@@ -43,13 +45,13 @@ def write_sealed(path: Path, files: dict[str, bytes], facts: dict[str, Any]) -> 
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        _sync_folder(temporary)
+        fsync_path(temporary)
         temporary.rename(path)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _sync_folder(path.parent)
-    _sync_folder(path.parent.parent)  # the parent may be new, too
+    fsync_path(path.parent)
+    fsync_path(path.parent.parent)  # the parent may be new, too
 
 
 def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -112,11 +114,3 @@ def _blake2b(data: bytes) -> str:
 
 def _canonical(manifest: dict[str, Any]) -> bytes:
     return json.dumps(manifest, sort_keys=True).encode()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from fleet.durable_files import fsync_path
 from fleet.messages import COLUMNS, Array, Transitions
 from fleet.spaces import SpaceError, SpaceSpec
 from replay_server.columns import shape_error
@@ -123,20 +124,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
-        _fsync(temporary)
+        fsync_path(temporary)
         temporary.rename(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _fsync(path.parent)
-
-
-def _fsync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    fsync_path(path.parent)
 
 
 def write_episode(run_dir: Path, episode: Episode) -> Path:

@@ -21,6 +21,7 @@ from itertools import chain
 from pathlib import Path
 
 from fleet.codec import decode
+from fleet.durable_files import fsync_path
 from fleet.messages import MessageError, TransitionBatch
 from fleet.records import Damage, pack_record, read_records
 
@@ -238,7 +239,7 @@ class Journal:
             self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             self._size = 0
             self._open_episodes[self._path] = set()
-        _sync_folder(self._folder)
+        fsync_path(self._folder)
 
     def _end_segment(self) -> None:
         with self._lock:
@@ -282,14 +283,6 @@ def _write_all(fd: int, buffers: list[bytes | memoryview]) -> int:
         while rest:
             rest = rest[os.write(fd, rest) :]
     return total
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def keep_damage_aside(segment: Segment) -> Path | None:

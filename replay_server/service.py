@@ -12,7 +12,6 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,7 @@ from replay_server.batch_check import batch_error
 from replay_server.columns import row_bytes
 from replay_server.episode_file import is_safe_id
 from replay_server.episode_store import EpisodeStore
-from replay_server.experience_log import ExperienceLog, StreamKey
+from replay_server.experience_log import ExperienceLog, Stream, StreamKey
 from replay_server.fleet_commands import FleetCommands
 from replay_server.processes import Peer, PeerTable, ProcessTable, heartbeat_error
 from replay_server.rate_limiter import RateLimiter
@@ -204,23 +203,23 @@ class ReplayService:
                 raise RefusedError(f"{name} must be 1 to 64 of A-Z a-z 0-9 _ -, got {text[:80]!r}")
         replies: list[Reply] = []
         peer = Peer(hello.role, hello.process_id, hello.boot_id, self._clock())
-        welcome = Welcome(run_id=self.run_id, server_boot_id=self.server_boot_id, spec={})
+        mine, reached = Stream(), dict[str, Stream]()
         if hello.role == "robot":
             peer.oldest_seqs = _oldest_seqs(hello)
             log = self._robot_log(hello)
             reached = {boot: log.stream(hello.process_id, boot) for boot in peer.oldest_seqs}
             mine = reached.pop(hello.boot_id)
-            welcome = replace(
-                welcome,
-                durable_seq=mine.durable_seq,
-                sealed_seq=mine.sealed_seq,
-                backlog={boot: [s.durable_seq, s.sealed_seq] for boot, s in reached.items()},
-            )
             if command := self._commands.standing(hello):
                 replies = [(identity, command)]
         self._peers.add(identity, peer)
-        if self.log is not None:
-            welcome = replace(welcome, spec=self.log.spec.to_json())
+        welcome = Welcome(
+            run_id=self.run_id,
+            server_boot_id=self.server_boot_id,
+            spec=self.log.spec.to_json() if self.log else {},
+            durable_seq=mine.durable_seq,
+            sealed_seq=mine.sealed_seq,
+            backlog={boot: [s.durable_seq, s.sealed_seq] for boot, s in reached.items()},
+        )
         return [(identity, welcome), *replies]
 
     def _robot_log(self, hello: Hello) -> ExperienceLog:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from fleet.durable_files import fsync_path
 from fleet.records import read_records
 from robot_nodes.spool_file import (
     DAMAGED_FOLDER,
@@ -193,17 +194,8 @@ class SpoolBoot:
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(self.path / RUN_ID_FILE)
-        fsync_folder(self.path)
+        fsync_path(self.path)
         self.run_id = run_id
-
-
-def fsync_folder(path: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _keep_aside(path: Path, offset: int, end: int) -> None:

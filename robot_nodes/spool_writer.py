@@ -8,7 +8,8 @@ import os
 import threading
 from collections import deque
 
-from robot_nodes.spool_boot import Segment, SpoolBoot, fsync_folder
+from fleet.durable_files import fsync_path
+from robot_nodes.spool_boot import Segment, SpoolBoot
 from robot_nodes.spool_file import pack_head, segment_path
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class SpoolWriter:
         self.error = ""
         self.written_bytes = 0
         boot.path.mkdir(parents=True)
-        fsync_folder(boot.path.parent)
+        fsync_path(boot.path.parent)
         self._begin_segment(first_seq=0)
 
     def append(self, record: bytes, end_seq: int) -> None:
@@ -120,7 +121,7 @@ class SpoolWriter:
             os.fdatasync(old)
         os.fdatasync(handle)
         if made > self._synced_segments:
-            fsync_folder(self._boot.path)
+            fsync_path(self._boot.path)
             self._synced_segments = made
         for old in full:
             os.close(old)
