@@ -144,12 +144,14 @@ def _servers(status: Status, progress: Progress) -> Table:
     table.add_column(ratio=1)
     replay = status.stats
     duplicates, lost = replay.get("replay/duplicates_dropped", 0), replay.get("replay/rows_lost", 0)
+    demonstrated = replay.get("replay/demonstration_rows", 0)
     table.add_row(
         "replay server",
         _items(
             f"{replay.get('replay/rows_inserted', 0):,} rows",
             f"{replay.get('replay/rows_per_s', 0):,.0f} rows/s",
             f"{replay.get('replay/episodes_stored', 0):,} episodes stored",
+            f"{demonstrated:,} demonstrated" if demonstrated else "",
             f"{duplicates:,} duplicates dropped" if duplicates else "",
             Text(f"{lost:,} rows LOST", style="bold red") if lost else "",
         ),

@@ -257,11 +257,17 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleRequest:
-    """client → replay server: `batches` minibatches of `batch_size` rows each."""
+    """client → replay server: `batches` minibatches of `batch_size` rows each.
+
+    Attributes:
+        demonstration_fraction: Share of each minibatch drawn from the rows in which a person moved the
+            robot, if there are any; they come first in it. The rest is drawn from all rows.
+    """
 
     request_id: int
     batches: int
     batch_size: int
+    demonstration_fraction: float = 0.0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

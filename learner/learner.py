@@ -236,6 +236,7 @@ class Learner:
         return {
             "learner/updates": self.trainer.updates,
             "learner/rows": rows,
+            "learner/demonstration_rows": self.mirror.demonstration_rows,
             "learner/updates_per_row": self.trainer.updates / max(1, rows),
             "learner/policy_version": self._versions.last,
             "learner/policies_published": self._policies_published,

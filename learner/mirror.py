@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fleet.messages import Transitions
+from learner.demonstrations import Demonstrations
 
 _FIRST_ROWS = 4096
 
@@ -76,6 +77,7 @@ class ReplayMirror:
         self.cursor = 0
         self._first = 0
         self._rows = torch.empty(min(_FIRST_ROWS, capacity), self.layout.width, device=device)
+        self._demonstrations = Demonstrations(device)
 
     @property
     def oldest_cursor(self) -> int:
@@ -85,6 +87,11 @@ class ReplayMirror:
     def __len__(self) -> int:
         """Rows that can be sampled."""
         return self.cursor - self.oldest_cursor
+
+    @property
+    def demonstration_rows(self) -> int:
+        """How many of them are of a person who moved the robot."""
+        return len(self._demonstrations)
 
     def seek(self, cursor: int) -> None:
         """Go on at `cursor`, where the server does.
@@ -97,6 +104,7 @@ class ReplayMirror:
         elif cursor < self.cursor:
             self._first = min(self.oldest_cursor, cursor)
         self.cursor = cursor
+        self._demonstrations.keep(self.oldest_cursor, cursor)
 
     def extend(self, transitions: Transitions) -> None:
         """Append N rows, over the oldest ones when the ring is full.
@@ -114,7 +122,9 @@ class ReplayMirror:
         packed[:, layout.action] = transitions.action
         packed[:, layout.reward] = transitions.reward
         packed[:, layout.bootstrap] = ~transitions.terminated
+        self._demonstrations.extend(self.cursor + transitions.intervened.nonzero()[0])
         self._append(torch.from_numpy(packed))
+        self._demonstrations.keep(self.oldest_cursor, self.cursor)
 
     def _append(self, packed: Tensor) -> None:
         self.cursor += len(packed)
@@ -134,18 +144,22 @@ class ReplayMirror:
         grown[: len(self._rows)] = self._rows
         self._rows = grown
 
-    def sample(self, generator: torch.Generator, rows: int) -> Tensor:
-        """Rows drawn uniformly with replacement [rows, width].
+    def sample(self, generator: torch.Generator, rows: int, demonstrations: int = 0) -> Tensor:
+        """Rows drawn with replacement as `draw` does [rows, width].
 
         Raises:
             ValueError: The mirror is empty.
         """
         index = torch.empty(rows, dtype=torch.int64, device=self._rows.device)
-        self.draw(generator, [index])
+        self.draw(generator, [index], demonstrations)
         return self._rows.index_select(0, index)
 
-    def draw(self, generator: torch.Generator, indices: Sequence[Tensor]) -> None:
-        """Fill each tensor with positions for `gather`, uniformly with replacement.
+    def draw(self, generator: torch.Generator, indices: Sequence[Tensor], demonstrations: int = 0) -> None:
+        """Fill each tensor with positions for `gather`, drawn uniformly with replacement.
+
+        The first `demonstrations` of each are drawn from the rows in which a person moved the robot, if
+        there are any, the others from all rows: with half of each, the symmetric sampling of RLPD (Ball
+        et al. 2023, arXiv:2302.02948).
 
         Raises:
             ValueError: The mirror is empty.
@@ -155,10 +169,15 @@ class ReplayMirror:
             raise ValueError("cannot sample from an empty mirror")
         start = 0 if held == self.capacity else self.oldest_cursor % self.capacity
         end = start + held
+        shown = demonstrations if len(self._demonstrations) else 0
         for index in indices:
-            torch.randint(start, end, index.shape, generator=generator, out=index)
+            if shown:
+                self._demonstrations.draw(generator, index[:shown])
+                index[:shown].remainder_(self.capacity)
+            rest = index[shown:] if shown else index
+            torch.randint(start, end, rest.shape, generator=generator, out=rest)
             if end > self.capacity:
-                index.remainder_(self.capacity)
+                rest.remainder_(self.capacity)
 
     def gather(self, index: Tensor, out: Tensor) -> None:
         """Copy the rows at `index` [N] into `out` [N, width]."""

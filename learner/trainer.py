@@ -15,6 +15,7 @@ from learner.gradients import NafGradient
 from learner.mirror import ReplayMirror, RowLayout
 from learner.naf import NafNetwork, NafShape, advantage, polyak_update
 from learner.normaliser import Normaliser
+from replay_server.sampler import demonstrations_in
 
 _UPDATES_PER_GATHER = 16
 _METRICS_SEED = 1
@@ -62,6 +63,7 @@ class Trainer:
         self.optimiser = Adam(self._flat, self._gradient.flat, config.learning_rate)
         self._mean = torch.zeros(2 * self.shape.nx, device=self.device)
         self._scale = torch.ones(2 * self.shape.nx, device=self.device)
+        self._demonstrations = demonstrations_in(config.batch_size, config.demonstration_fraction)
         block = _UPDATES_PER_GATHER * config.batch_size
         self._index = torch.empty(block, dtype=torch.int64, device=self.device)
         self._index_of_update = torch.split(self._index, config.batch_size)
@@ -83,7 +85,7 @@ class Trainer:
         self._step(*self._prepare(rows.clone()))
 
     def update_many(self, mirror: ReplayMirror, updates: int) -> None:
-        """Do `updates` updates, each on its own uniform minibatch; a few of them share one gather.
+        """Do `updates` updates, each on its own random minibatch; a few of them share one gather.
 
         Indices are drawn update by update: on CUDA one draw of many differs from many draws of one.
         And each update has its own place in the buffer, because the rounding of a matrix product
@@ -94,7 +96,7 @@ class Trainer:
             place = self.updates % _UPDATES_PER_GATHER
             n = min(updates, _UPDATES_PER_GATHER - place)
             index = self._index[place * size : (place + n) * size]
-            mirror.draw(self.generator, self._index_of_update[place : place + n])
+            mirror.draw(self.generator, self._index_of_update[place : place + n], self._demonstrations)
             rows = self._rows[place * size : (place + n) * size]
             mirror.gather(index, out=rows)
             parts = self._prepare(rows)
@@ -142,7 +144,7 @@ class Trainer:
         the two ways in which NAF fails silently.
         """
         x, u, reward, discount, next_x = self._prepare(
-            mirror.sample(self._metrics_generator, self.config.batch_size)
+            mirror.sample(self._metrics_generator, self.config.batch_size, self._demonstrations)
         )
         naf = self.network(x)
         self._gradient.compute(x, u, reward, discount, next_x)

@@ -132,14 +132,34 @@ class ReplayClient:
         """The server's numbers and the newest heartbeat of each process."""
         return self._ask(StatusRequest(request_id=self._next_id()), Status, timeout_s)
 
-    def sample(self, batches: int, batch_size: int, timeout_s: float | None = None) -> SampleReply:
+    def sample(
+        self,
+        batches: int,
+        batch_size: int,
+        timeout_s: float | None = None,
+        *,
+        demonstration_fraction: float = 0.0,
+    ) -> SampleReply:
         """`batches` minibatches of `batch_size` rows, one after the other [batches * batch_size, …].
+
+        Args:
+            batches: Number of minibatches.
+            batch_size: Rows of each.
+            timeout_s: As in `ReplayClient`.
+            demonstration_fraction: Share of each minibatch drawn from the rows in which a person moved
+                the robot, if there are any, and put first; 0.5 is the symmetric sampling of RLPD (Ball
+                et al. 2023, arXiv:2302.02948). The rest is drawn from all rows.
 
         Raises:
             ReplayRefused: Too few rows yet, too many asked for, or the rate limiter says wait.
             ReplayTimeout: The server did not answer.
         """
-        request = SampleRequest(request_id=self._next_id(), batches=batches, batch_size=batch_size)
+        request = SampleRequest(
+            request_id=self._next_id(),
+            batches=batches,
+            batch_size=batch_size,
+            demonstration_fraction=demonstration_fraction,
+        )
         return self._ask(request, SampleReply, timeout_s)
 
     def tail(self, cursor: int, max_rows: int, timeout_s: float | None = None) -> TailReply:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from fleet.messages import Array, Transitions, row_dtype
 from replay_server.columns import shape_error
+from replay_server.cursor_index import CursorIndex
 
 
 class Ring:
@@ -42,6 +43,7 @@ class Ring:
         self._records: Array = self._rows.view(f"V{self._rows.itemsize}")
         self._first = first_cursor
         self._end = first_cursor
+        self._intervened: CursorIndex | None = CursorIndex()
 
     @property
     def end_cursor(self) -> int:
@@ -58,6 +60,16 @@ class Ring:
         """Number of rows here."""
         return self._end - self.oldest_cursor
 
+    @property
+    def demonstrations(self) -> npt.NDArray[np.int64]:
+        """Cursors of the rows in which a person moved the robot, oldest first: a view until an insert."""
+        if self._intervened is None:
+            cursors = np.arange(self.oldest_cursor, self._end)
+            self._intervened = CursorIndex()
+            self._intervened.extend(cursors[self._rows["intervened"][cursors % self.capacity]])
+        self._intervened.drop_before(self.oldest_cursor)
+        return self._intervened.cursors
+
     def extend(self, transitions: Transitions) -> int:
         """Insert rows in order and return the cursor of the first; of too many the newest stay."""
         if error := shape_error(transitions, self.nx, self.nu):
@@ -71,6 +83,9 @@ class Ring:
         if head < len(newest):
             self._records[: len(newest) - head] = newest[head:]
         self._end += rows
+        if self._intervened is not None and len(marked := transitions.intervened.nonzero()[0]):
+            self._intervened.extend(first + marked)
+            self._intervened.drop_before(self.oldest_cursor)
         return first
 
     def reserve(self, rows: int) -> int:
@@ -87,6 +102,7 @@ class Ring:
             raise IndexError(f"cursors {cursors.min()} … {cursors.max()} were not reserved")
         kept = cursors >= self.oldest_cursor
         self._rows[cursors[kept] % self.capacity] = packed[kept]
+        self._intervened = None  # rows come in any order: found again when somebody asks
 
     def gather(self, cursors: npt.NDArray[np.int64]) -> Array:
         """The packed rows at these cursors, copied, in the order asked for [len(cursors)].

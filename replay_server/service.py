@@ -48,7 +48,7 @@ from replay_server.processes import Peer, PeerTable, ProcessTable, heartbeat_err
 from replay_server.rate_limiter import RateLimiter
 from replay_server.rate_meter import RateMeter
 from replay_server.refused import RefusedError
-from replay_server.sampler import Sampler, UniformSampler
+from replay_server.sampler import MixedSampler, Sampler, UniformSampler
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class ReplayService:
             store: The run folder.
             clock: Monotonic time (s), for rates and ages.
             wall_ns: Wall time (ns), for files.
-            rng: Source of the default, uniform sampler.
+            rng: Source of the default, uniform sampler, and of the demonstrations.
             sampler: Another way to choose rows.
             on_commit: Called in another thread when `settle` has rows to acknowledge.
 
@@ -100,7 +100,8 @@ class ReplayService:
         self._store = store
         self._clock = clock
         self._wall_ns = wall_ns
-        self._sampler = sampler or UniformSampler(rng or np.random.default_rng())
+        rng = rng or np.random.default_rng()
+        self._sampler = MixedSampler(sampler or UniformSampler(rng), rng)
         self._limiter = RateLimiter(config.samples_per_insert, config.sample_min_rows)
         self._peers = PeerTable()
         self._processes = ProcessTable()
@@ -236,10 +237,17 @@ class ReplayService:
             self._open_log(spec)
             logger.info("robot %s brought the spec of run %s", hello.process_id, self.run_id)
         assert self.log is not None
-        if difference := self.log.spec.difference(spec):
+        run = self.log.spec
+        if run.joints != spec.joints:
             raise RefusedError(
-                f"{hello.process_id} has another spec than run {self.run_id}: {difference}; "
-                "give it the run's task and robot, or start a new run"
+                f"robot {hello.process_id} has {spec.joints} joints, this run's robots have {run.joints}: "
+                "arms with different numbers of joints cannot share one policy; "
+                "start it in a fleet of its own"
+            )
+        if difference := run.difference(spec):
+            raise RefusedError(
+                f"robot {hello.process_id} has another spec than run {self.run_id}: {difference}; start it "
+                "with the same fleet YAML as the others (task, robots, limits, sensors), or start a new run"
             )
         return self.log
 
@@ -269,6 +277,8 @@ class ReplayService:
         rows = request.batches * request.batch_size
         if request.batches < 1 or request.batch_size < 1 or rows > MAX_ROWS:
             raise RefusedError(f"batches × batch_size must be 1 … {MAX_ROWS}, got {rows}")
+        if not 0 <= request.demonstration_fraction <= 1:  # nor NaN
+            raise RefusedError(f"demonstration_fraction must be 0 … 1, got {request.demonstration_fraction}")
         inserted = self.log.rows_inserted if self.log else 0
         if self.log is None or inserted < self._config.sample_min_rows or not self.log.ring.rows:
             raise RefusedError(
@@ -286,7 +296,14 @@ class ReplayService:
                 "by replay_server.samples_per_insert: ask again later"
             )
         self._rows_sampled += rows
-        cursors = self._sampler.sample(ring.oldest_cursor, ring.end_cursor, rows)
+        cursors = self._sampler.sample(
+            ring.oldest_cursor,
+            ring.end_cursor,
+            ring.demonstrations,
+            batches=request.batches,
+            batch_size=request.batch_size,
+            fraction=request.demonstration_fraction,
+        )
         reply = SampleReply.from_packed(
             ring.gather(cursors), request_id=request.request_id, batches=request.batches, cursor=cursors
         )
@@ -347,6 +364,7 @@ class ReplayService:
             "replay/uptime_s": round(self._clock() - self._started_s, 3),
             "replay/rows_inserted": log.rows_inserted if log else 0,
             "replay/rows_in_ring": log.ring.rows if log else 0,
+            "replay/demonstration_rows": len(log.ring.demonstrations) if log else 0,
             "replay/end_cursor": log.ring.end_cursor if log else 0,
             "replay/rows_per_s": round(self._rate.per_s(self._clock()), 3),
             "replay/duplicates_dropped": log.duplicates if log else 0,

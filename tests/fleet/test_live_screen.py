@@ -217,3 +217,8 @@ def test_a_full_disk_waiting_and_dropped_rows_are_said() -> None:
     assert "robot1: 56 rows LOST, its spool was full (spool.on_full)" in lines
     assert not any(line.startswith("robot2:") for line in lines)
     assert any("cannot write its journal: No space left on device. Nothing is lost" in line for line in lines)
+
+
+def test_demonstrated_rows_are_shown_once_there_are_any() -> None:
+    assert not any("demonstrated" in line for line in lines_of(status(demonstration_rows=0)))
+    assert any("1,250 demonstrated" in line for line in lines_of(status(demonstration_rows=1250)))

@@ -140,7 +140,7 @@ class Robot:
             next_observation=rng.uniform(-1, 1, (ROWS, 3)).astype("f4"),
             terminated=no,
             truncated=truncated,
-            intervened=no,
+            intervened=np.arange(ROWS) % 5 == 0,
             clipped=no,
             policy_version=np.zeros(ROWS, "i8"),
             stamp_ns=np.arange(ROWS, dtype="i8"),
@@ -158,8 +158,14 @@ def capacity() -> int:
 
 
 @pytest.fixture
-def config(make_endpoint: Callable[[], str], capacity: int) -> FleetConfig:
+def demonstration_fraction() -> float:
+    return 0.0
+
+
+@pytest.fixture
+def config(make_endpoint: Callable[[], str], capacity: int, demonstration_fraction: float) -> FleetConfig:
     learner = LearnerConfig(
+        demonstration_fraction=demonstration_fraction,
         policy_endpoint=make_endpoint(),
         hidden_sizes=[8, 8],
         batch_size=8,

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from fleet.messages import Transitions
 from learner.mirror import ReplayMirror
@@ -105,3 +107,75 @@ def test_wrong_sizes_and_an_empty_mirror_are_errors(make_rows: MakeRows) -> None
         ReplayMirror(4, 2, capacity=8).extend(make_rows(1))
     with pytest.raises(ValueError, match="empty"):
         ReplayMirror(3, 2, capacity=8).sample(torch.Generator(), 1)
+
+
+def demonstrated(make_rows: MakeRows, n: int, first: int = 0, every: int = 3) -> Transitions:
+    """Rows whose cursors are multiples of `every` are of a person who moved the robot."""
+    return Transitions(**vars(make_rows(n, first)) | {"intervened": (first + np.arange(n)) % every == 0})
+
+
+def drawn(mirror: ReplayMirror, demonstrations: int, rows: int = 8) -> np.ndarray:
+    """Cursors of 500 minibatches [500, rows]; rewards are cursors."""
+    index = torch.empty(500 * rows, dtype=torch.int64)
+    mirror.draw(torch.Generator().manual_seed(1), torch.split(index, rows), demonstrations)
+    out = torch.empty(len(index), mirror.layout.width)
+    mirror.gather(index, out)
+    return out[:, mirror.layout.reward].numpy().astype(int).reshape(500, rows)
+
+
+def test_a_part_of_each_minibatch_is_demonstrated(make_rows: MakeRows) -> None:
+    mirror = ReplayMirror(3, 2, capacity=8)
+    mirror.extend(demonstrated(make_rows, 10))
+    mirror.extend(demonstrated(make_rows, 9, 10))  # 11 … 18 are here, at 3 … 7, 0 … 2
+    assert mirror.demonstration_rows == 3
+    cursors = drawn(mirror, demonstrations=3)
+    found, counts = np.unique(cursors[:, :3], return_counts=True)
+    assert found.tolist() == [12, 15, 18]
+    assert counts.min() > 400 and counts.max() < 600  # 500 ± 5.5 standard deviations
+    found, counts = np.unique(cursors[:, 3:], return_counts=True)
+    assert found.tolist() == list(range(11, 19))
+    assert counts.min() > 220 and counts.max() < 410  # 312.5 ± 5.6 standard deviations
+    assert set(drawn(mirror, demonstrations=8).ravel().tolist()) == {12, 15, 18}
+
+
+@pytest.mark.parametrize(("every", "demonstrations"), [(1000, 4), (3, 0)])
+def test_without_demonstrations_nothing_changes(every: int, demonstrations: int, make_rows: MakeRows) -> None:
+    plain, other = ReplayMirror(3, 2, 100), ReplayMirror(3, 2, 100)
+    plain.extend(make_rows(50, 1))
+    other.extend(demonstrated(make_rows, 50, 1, every))
+    np.testing.assert_array_equal(drawn(plain, 0), drawn(other, demonstrations))
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("extend"), st.integers(0, 20)),
+        st.tuples(st.just("seek"), st.integers(-15, 15)),
+    ),
+    max_size=12,
+)
+
+
+@given(capacity=st.integers(1, 12), steps=STEPS)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_demonstrations_are_those_of_the_rows_held(make_rows: MakeRows, capacity: int, steps) -> None:
+    """However the log went on, broke off or jumped; and who joins late draws the same."""
+    mirror, model = ReplayMirror(3, 2, capacity), []
+    for name, value in steps:
+        if name == "extend":
+            model += range(mirror.cursor, mirror.cursor + value)
+            mirror.extend(demonstrated(make_rows, value, mirror.cursor))
+        else:
+            cursor = max(0, mirror.cursor + value)
+            model = [] if value > 0 else [c for c in model if mirror.oldest_cursor <= c < cursor]
+            mirror.seek(cursor)
+        model = model[-capacity:]
+        expected = [c for c in model if c % 3 == 0]
+        assert mirror.demonstration_rows == len(expected)
+    if expected := [c for c in model if c % 3 == 0]:
+        assert set(drawn(mirror, 8).ravel().tolist()) == set(expected)
+    if model:
+        late = ReplayMirror(3, 2, capacity)
+        late.seek(mirror.oldest_cursor)
+        for cursor in model:
+            late.extend(demonstrated(make_rows, 1, cursor))
+        np.testing.assert_array_equal(drawn(late, 4), drawn(mirror, 4))

@@ -113,7 +113,9 @@ def filled_server(start: Callable[[str], Any], robot: Any) -> None:
         robot.send_episode()
 
 
-@pytest.mark.parametrize("capacity", [10_000, ROWS, 100, 96])
+@pytest.mark.parametrize(
+    ("capacity", "demonstration_fraction"), [(10_000, 0.0), (ROWS, 0.5), (100, 0.5), (96, 0.0)]
+)
 @pytest.mark.usefixtures("filled_server")
 def test_stopped_at_an_update_and_resumed(runs: Runs, tmp_path: Path, capacity: int) -> None:
     whole = runs.begin("whole", 2 * HALF)

@@ -104,12 +104,16 @@ def test_the_same_seed_gives_the_same_parameters(spec: SpaceSpec, make_rows: Mak
     assert torch.equal(*results)
 
 
-def test_calls_and_measurements_do_not_change_what_updates_do(spec: SpaceSpec, make_rows: MakeRows) -> None:
+@pytest.mark.parametrize("fraction", [0.0, 0.25])
+def test_calls_and_measurements_do_not_change_what_updates_do(
+    fraction: float, spec: SpaceSpec, make_rows: MakeRows
+) -> None:
     """100 updates in one call, or in pieces with metrics in between: the same bits."""
+    config = CONFIG.model_copy(update={"demonstration_fraction": fraction})
     trainers = []
     for pieces in ([100], [1, 2, 13, 16, 17, 31, 20]):
-        trainer, mirror = Trainer(CONFIG, spec, seed=3), ReplayMirror(3, 2, 100)
-        mirror.extend(make_rows(50))
+        trainer, mirror = Trainer(config, spec, seed=3), ReplayMirror(3, 2, 100)
+        mirror.extend(Transitions(**vars(make_rows(50)) | {"intervened": np.arange(50) % 7 == 0}))
         trainer.observe(make_rows(50).observation)
         for updates in pieces:
             trainer.update_many(mirror, updates)
@@ -121,6 +125,32 @@ def test_calls_and_measurements_do_not_change_what_updates_do(spec: SpaceSpec, m
     assert torch.equal(whole.network.flat, divided.network.flat)
     assert torch.equal(whole.target, divided.target)
     assert torch.equal(whole.generator.get_state(), divided.generator.get_state())
+
+
+@pytest.mark.parametrize(("fraction", "finite"), [(1.0, True), (0.75, False), (0.0, False)])
+def test_a_share_of_each_minibatch_is_demonstrated(
+    fraction: float, finite: bool, spec: SpaceSpec, make_rows: MakeRows
+) -> None:
+    """Every row but the demonstrations is poisoned: training stays finite on those alone."""
+    shown = np.arange(50) % 10 == 0
+    columns = {"intervened": shown, "reward": np.where(shown, 0.5, np.nan).astype("f4")}
+    config = CONFIG.model_copy(update={"demonstration_fraction": fraction})
+    trainer, mirror = Trainer(config, spec), ReplayMirror(3, 2, 100)
+    mirror.extend(Transitions(**vars(make_rows(50)) | columns))
+    trainer.update_many(mirror, 3)
+    assert bool(torch.isfinite(trainer.network.flat).all()) == finite
+    assert np.isfinite(trainer.metrics(mirror)["learner/td_loss"]) == finite
+
+
+def test_before_the_first_demonstration_all_rows_are_drawn(spec: SpaceSpec, make_rows: MakeRows) -> None:
+    flat = []
+    for fraction in (0.0, 0.5):
+        config = CONFIG.model_copy(update={"demonstration_fraction": fraction})
+        trainer, mirror = Trainer(config, spec), ReplayMirror(3, 2, 100)
+        mirror.extend(make_rows(50))
+        trainer.update_many(mirror, 5)
+        flat.append(trainer.network.flat.detach())
+    assert torch.equal(*flat)
 
 
 def test_divergence_is_an_error_that_says_what_to_do(spec: SpaceSpec, make_rows: MakeRows) -> None:

@@ -59,6 +59,7 @@ def test_a_learner_follows_samples_and_reports(fleet, connect, make_batch, make_
             client.sample(1, 4)
         robot.ask(make_batch(15, 15))
         assert client.sample(2, 8).rows == 16
+        assert client.sample(2, 8, demonstration_fraction=1.0).intervened.all()
         cursor, rewards = 0, []
         while (reply := client.tail(cursor, 12)).rows:
             rewards += reply.reward.tolist()

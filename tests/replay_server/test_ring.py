@@ -68,6 +68,9 @@ def test_restored_rows_lie_at_their_cursors_and_the_oldest_are_left_out(make_tra
     ring.restore(np.array([10, 12, 13]), make_transitions(3, 200).packed())
     assert (ring.oldest_cursor, ring.end_cursor) == (12, 16)
     np.testing.assert_array_equal(ring.tail(0, 9)[1]["reward"], [201, 202, 101, 102])
+    assert ring.demonstrations.tolist() == [12, 15]  # rows 201 and 102 are multiples of 3
+    ring.extend(make_transitions(3, 300))
+    assert ring.demonstrations.tolist() == [15, 16]
 
 
 @given(
@@ -86,6 +89,8 @@ def test_the_ring_is_the_end_of_a_list(
         begun = len(model)
         assert ring.extend(make_transitions(rows, begun)) == first_cursor + begun
         model += [(first_cursor + begun + i, float(begun + i)) for i in range(rows)]
+        if rows % 2:  # also when nobody asks for them between inserts
+            assert len(ring.demonstrations) == sum(reward % 3 == 0 for _, reward in model[-capacity:])
     kept = model[-capacity:]
     assert ring.end_cursor == first_cursor + len(model)
     assert ring.rows == len(kept)
@@ -97,6 +102,8 @@ def test_the_ring_is_the_end_of_a_list(
     assert set(columns.dtype.names) == set(COLUMNS)
     if expected:
         assert first == expected[0][0]
+    # Every third row is of a person who moved the robot.
+    assert ring.demonstrations.tolist() == [cursor for cursor, reward in kept if reward % 3 == 0]
     if kept:
         cursors = np.array([row[0] for row in reversed(kept)])
         assert ring.gather(cursors)["action"][:, 1].tolist() == [-row[1] for row in reversed(kept)]
@@ -115,3 +122,14 @@ def test_a_large_ring_costs_no_memory_until_rows_arrive() -> None:
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     )
     assert grown_kib < 30_000, f"{grown_kib} KiB touched by an empty ring"
+
+
+def test_a_ring_that_wraps_forgets_demonstrations_with_their_rows(make_transitions) -> None:
+    ring = Ring(5, NX, NU)
+    assert ring.demonstrations.tolist() == []
+    ring.extend(make_transitions(7))
+    assert ring.demonstrations.tolist() == [3, 6]
+    ring.extend(make_transitions(2, 7))
+    assert ring.demonstrations.tolist() == [6]
+    ring.extend(make_transitions(23, 9))
+    assert ring.demonstrations.tolist() == [27, 30]

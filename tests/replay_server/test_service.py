@@ -28,6 +28,7 @@ from fleet.messages import (
     Transitions,
     Welcome,
 )
+from fleet.spaces import Space, SpaceSpec
 from replay_server.episode_store import EpisodeStore, list_episodes
 from replay_server.service import ReplayService
 
@@ -110,6 +111,32 @@ def test_the_first_robot_pins_the_spec_for_the_run_also_over_a_restart(start, ma
     assert "observation.low[0] (a) is -1.0 here and -2.0 there" in refusal(it.hello(B, spec=other))
     welcome = it.hello(B)
     assert isinstance(welcome, Welcome) and welcome.server_boot_id != boot
+
+
+def test_an_arm_with_another_number_of_joints_is_told_to_use_a_fleet_of_its_own(start, make_spec) -> None:
+    def arm(joints: int) -> SpaceSpec:
+        names = tuple(f"joint_{i}/velocity_command" for i in range(joints))
+        action = Space(names=names, units=("1",) * joints, low=(-1.0,) * joints, high=(1.0,) * joints)
+        return SpaceSpec(observation=make_spec().observation, action=action)
+
+    it = start()
+    assert isinstance(it.hello(A, spec=arm(7)), Welcome)
+    assert refusal(it.hello(B, spec=arm(6))) == (
+        "robot arm2 has 6 joints, this run's robots have 7: arms with different numbers of joints cannot "
+        "share one policy; start it in a fleet of its own"
+    )
+
+
+def test_an_arm_with_other_sensors_is_told_which(start, make_spec) -> None:
+    plain = make_spec()
+    observation = Space(
+        names=(*plain.observation.names, "door/x"), units=("rad",) * 4, low=(-1.0,) * 4, high=(1.0,) * 4
+    )
+    it = start()
+    it.hello(A)
+    reason = refusal(it.hello(B, spec=SpaceSpec(observation=observation, action=plain.action)))
+    assert "observation has 3 dimensions here and 4 there; only there: door/x" in reason
+    assert "start it with the same fleet YAML as the others (task, robots, limits, sensors)" in reason
 
 
 def test_others_get_the_spec_once_a_robot_brought_it(start, make_spec) -> None:
@@ -234,6 +261,34 @@ def test_senseless_sample_sizes_are_refused(start, make_batch, batches: int, bat
     it.ask(A, make_batch(9, 0))
     request = SampleRequest(request_id=1, batches=batches, batch_size=batch_size)
     assert "batches × batch_size must be 1 …" in refusal(it.ask(ASKER, request))
+
+
+def test_a_share_of_each_minibatch_is_demonstrated(start, make_batch) -> None:
+    """Every third of 100 rows is of a person; the last 20 are here again after a restart."""
+    it = start(sample_min_rows=10, capacity_rows=20)
+    it.hello(A)
+    it.ask(A, make_batch(60, 0))
+    it.ask(A, make_batch(40, 60))
+    assert it.service.stats()["replay/demonstration_rows"] == 7  # 81, 84, …, 99
+    request = SampleRequest(request_id=1, batches=50, batch_size=4, demonstration_fraction=0.5)
+    for _ in range(2):
+        reply = it.ask(ASKER, request)
+        assert isinstance(reply, SampleReply)
+        shown = reply.cursor.reshape(50, 4)[:, :2]
+        assert set(shown.ravel().tolist()) == {81, 84, 87, 90, 93, 96, 99}
+        assert reply.intervened.reshape(50, 4)[:, :2].all()
+        assert set(reply.cursor.reshape(50, 4)[:, 2:].ravel().tolist()) == set(range(80, 100))
+        it = start(sample_min_rows=10, capacity_rows=20)
+        assert it.service.stats()["replay/demonstration_rows"] == 7
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan"), float("inf")])
+def test_a_senseless_share_is_refused(start, make_batch, fraction: float) -> None:
+    it = start(sample_min_rows=1)
+    it.hello(A)
+    it.ask(A, make_batch(9, 0))
+    request = SampleRequest(request_id=1, batches=1, batch_size=4, demonstration_fraction=fraction)
+    assert refusal(it.ask(ASKER, request)) == f"demonstration_fraction must be 0 … 1, got {fraction}"
 
 
 def test_samples_per_insert_are_kept(start, make_batch) -> None:
