@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fleet.bench_cli import bench_app
+from fleet.cli_options import DEMO_FLEET, ConfigPath, Overrides, RunDir
 from fleet.cli_output import Json, clear_errors, escape, fail, log_to_stderr, print_json
 from fleet.config import FleetConfig, SecurityConfig
 from fleet.config_file import load_fleet
@@ -19,9 +20,8 @@ from fleet.keys import load_credentials, load_operator_credentials, make_fleet_k
 from fleet.keys_cli import keys_app
 from fleet.logs_cli import logs_app
 from fleet.ready import EXIT_CONFIG, notify_ready, stop_on_signals
+from fleet.robot_cli import robot_app
 from fleet.run_folder import RunFolder, create_run_folder
-
-DEMO_FLEET = "hardware_configs/fleets/sim2.yaml"
 
 app = typer.Typer(
     help="Train one policy on many robots at once: asynchronous NAF over ROS 2 and ZeroMQ.",
@@ -34,20 +34,7 @@ app.add_typer(fleet_app, name="fleet")
 app.add_typer(logs_app, name="logs")
 app.add_typer(keys_app, name="keys")
 app.add_typer(bench_app, name="bench")
-
-ConfigPath = Annotated[
-    Path, typer.Argument(metavar="FLEET.yaml", help="The fleet's config, or the config.yaml of a run folder.")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a config key, as in --set learner.seed=3; repeatable."
-    ),
-]
-RunDir = Annotated[
-    Path, typer.Option("--run-dir", help="Where this run's files go; continued if it is there.")
-]
-RobotId = Annotated[str, typer.Option("--id", help="Which robot of the fleet.")]
+app.add_typer(robot_app)  # its commands stand beside these
 
 
 # Processes ----------------------------------------------------------------------------------
@@ -88,39 +75,6 @@ def learner(config: ConfigPath, run_dir: RunDir = Path("runs/by-hand"), override
         from learner.learner import run_learner
 
         run_learner(load_fleet(config, overrides or ()), run_dir, stop_on_signals(), on_ready=notify_ready)
-
-
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def robot(
-    context: typer.Context,
-    config: ConfigPath,
-    robot_id: RobotId,
-    run_dir: RunDir = Path("runs/by-hand"),
-    overrides: Overrides = None,
-) -> None:
-    """Drive one robot: the ROS 2 node with the control loop.
-
-    What it records waits in RUN/spool/ID on this computer until the replay server has stored it.
-    Whatever follows --ros-args goes to ROS.
-    """
-    log_to_stderr()
-    with clear_errors():
-        from robot_nodes.robot_node import run_robot
-
-        fleet = load_fleet(config, overrides or ())
-        ros_args = [arg for arg in context.args if arg != "--ros-args"]
-        raise typer.Exit(run_robot(fleet, robot_id, run_dir, ros_args))
-
-
-@app.command("sim-arm")
-def sim_arm(config: ConfigPath, robot_id: RobotId, overrides: Overrides = None) -> None:
-    """Simulate one robot's arm in MuJoCo, behind the topics of ros2_control."""
-    log_to_stderr()
-    with clear_errors():
-        from robot_nodes.sim.arm_node import run_arm
-
-        fleet = load_fleet(config, overrides or ())
-        run_arm(fleet.entry(robot_id).robot, robot_id, fleet.seed)
 
 
 # A fleet on this machine --------------------------------------------------------------------
@@ -330,27 +284,6 @@ def evaluate(
         table.add_column(key)
     table.add_row(*(f"{value:.4g}" for value in result.summary.values()))
     Console().print(table)
-
-
-@app.command()
-def doctor(
-    config: Annotated[Path, typer.Option(help="The fleet to check for.")] = Path(DEMO_FLEET),
-    as_json: Json = False,
-) -> None:
-    """Say what is missing on this machine and how to get it."""
-    from fleet.doctor import examine
-
-    with clear_errors():
-        findings = examine(load_fleet(config))
-    if as_json:
-        print_json([asdict(finding) for finding in findings])
-    else:
-        table = Table("", "what", "found", "what to do")
-        for f in findings:
-            mark = "[green]ok[/]" if f.ok else "[red]missing[/]" if f.needed else "[yellow]note[/]"
-            table.add_row(mark, f.name, escape(f.found), "" if f.ok else escape(f.advice))
-        Console().print(table)
-    raise typer.Exit(0 if all(f.ok or not f.needed for f in findings) else 1)
 
 
 if __name__ == "__main__":

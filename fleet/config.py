@@ -1,6 +1,7 @@
 """Config models: what may stand in a fleet's YAML and in those of its robots and its task.
 
-Every key is checked and an unknown one is an error. `fleet/config_file.py` reads the files.
+Every key is checked and an unknown one is an error. `fleet/robot_config.py` has the models of a robot,
+`fleet/config_file.py` reads the files.
 """
 
 from __future__ import annotations
@@ -8,22 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from typing_extensions import Self
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Vector3 = tuple[float, float, float]
+from fleet.robot_config import Fraction, Model, Name, NonNegative, Positive, RobotConfig, Vector3
+
 DEFAULT_KEYS = Path("~/.config/parallel-naf/keys")
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
 
 def _port_exists(endpoint: str) -> str:
@@ -44,124 +35,24 @@ class ConfigError(ValueError):
     """A config file cannot be used; the text says which key of which file, and what to do."""
 
 
-class Model(BaseModel):
-    """Base of all configs: unknown keys, infinities and NaN are errors, values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class WorkspaceSphere(Model):
-    """The end effector stays inside this sphere."""
-
-    center_m: Vector3
-    radius_m: Positive
-
-
-class SafetyLimits(Model):
-    """What the guard enforces. No limit has a default: a missing one is an error."""
-
-    position_low_rad: list[float]
-    position_high_rad: list[float]
-    max_joint_velocity_rad_s: list[Positive]
-    max_joint_acceleration_rad_s2: list[Positive]
-    workspace_sphere: WorkspaceSphere
-    max_state_age_s: Positive = Field(description="Older joint states stop the robot (s, ROS time).")
-    max_state_silence_s: Positive = Field(description="No joint state for this long stops it (s, wall time).")
-    on_stale_state: Literal["latch", "wait"] = Field(
-        description="latch: a person must clear the fault; wait: go on with a reset when states are back."
-    )
-    max_policy_age_s: Positive = Field(description="Past this wall-clock age on_old_policy is done.")
-    on_old_policy: Literal["keep_acting", "hold"]
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        sizes = {
-            len(self.position_low_rad),
-            len(self.position_high_rad),
-            len(self.max_joint_velocity_rad_s),
-            len(self.max_joint_acceleration_rad_s2),
-        }
-        if len(sizes) != 1:
-            raise ValueError(f"all per-joint limits must be equally long, got lengths {sorted(sizes)}")
-        for i, (low, high) in enumerate(zip(self.position_low_rad, self.position_high_rad, strict=True)):
-            if not low < high:
-                raise ValueError(
-                    f"position_low_rad[{i}] = {low} must be below position_high_rad[{i}] = {high}"
-                )
-        return self
-
-
-class TopicsConfig(Model):
-    """Names inside the robot's namespace, as ros2_control has them."""
-
-    joint_states: str = "joint_states"
-    command: str = "forward_velocity_controller/commands"
-
-
-class ResetConfig(Model):
-    """The motion between two episodes: a guarded joint-velocity servo to a randomised home."""
-
-    home_rad: list[float]
-    randomise_rad: NonNegative = Field(0.3, description="Uniform offset of each joint around home (rad).")
-    gain_per_s: Positive = Field(4.0, description="Velocity per position error (1/s).")
-    tolerance_rad: Positive = Field(0.05, description="Close enough to start, per joint (rad).")
-    timeout_s: Positive = Field(10.0, description="Robot time after which the reset is a fault (s).")
-
-
-class SimConfig(Model):
-    """The simulated arm behind the topics."""
-
-    timestep_s: Positive = 0.002
-    joint_state_rate_hz: Positive = Field(100.0, description="Also the rate of /clock.")
-    speed: NonNegative = Field(1.0, description="Simulated seconds per second; 0: as fast as it can.")
-    lockstep_timeout_s: NonNegative = Field(
-        0.0,
-        description="At each control period wait up to this wall time for the next command, so that "
-        "faster-than-real-time runs have the timing of real time; 0: never wait.",
-    )
-    shuffle_joint_order: bool = Field(True, description="Publish joints in another order than the URDF's.")
-
-
-class RobotConfig(Model):
-    """One kind of robot: `hardware_configs/robots/*.yaml`."""
-
-    name: Name
-    urdf: Path = Field(description="Relative to the robot's YAML file.")
-    joints: list[str] = Field(min_length=1, description="In the order of the command controller.")
-    tool_link: str
-    control_rate_hz: Positive
-    limits: SafetyLimits
-    reset: ResetConfig
-    topics: TopicsConfig = TopicsConfig()
-    sim: SimConfig | None = Field(None, description="Absent: real hardware, nothing is simulated.")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        n = len(self.joints)
-        if len(self.limits.position_low_rad) != n:
-            raise ValueError(f"limits has {len(self.limits.position_low_rad)} joints but joints lists {n}")
-        if len(self.reset.home_rad) != n:
-            raise ValueError(f"reset.home_rad has {len(self.reset.home_rad)} values but joints lists {n}")
-        for i, home in enumerate(self.reset.home_rad):
-            if not self.limits.position_low_rad[i] <= home <= self.limits.position_high_rad[i]:
-                raise ValueError(f"reset.home_rad[{i}] = {home} is outside the position limits")
-        return self
-
-
 class ReachTaskConfig(Model):
     """Bring the tool to a random point: targets fill a spherical shell above the table."""
 
-    kind: Literal["reach"]
+    kind: Literal["reach"] = Field(description="Which task: random-target reaching.")
     episode_s: Positive = Field(description="Length of an episode in robot time (s).")
-    success_radius_m: Positive
-    target_center_m: Vector3
+    success_radius_m: Positive = Field(
+        description="Success is the tool this near to the target when the episode ends (m)."
+    )
+    target_center_m: Vector3 = Field(description="Centre of the shell, in the frame of the root link (m).")
     target_radius_m: tuple[Positive, Positive] = Field(description="Inner and outer radius of the shell (m).")
-    target_min_z_m: float
+    target_min_z_m: float = Field(description="Targets lie above the table: z at least this (m).")
     target_min_x_m: float = Field(description="Targets lie in front of the robot: x at least this (m).")
-    distance_weight: NonNegative = 1.0
-    precision_weight: NonNegative = 0.5
-    precision_scale_per_m2: Positive = 100.0
-    action_weight: NonNegative = 0.01
+    distance_weight: NonNegative = Field(1.0, description="Reward taken per metre from the target (1/m).")
+    precision_weight: NonNegative = Field(0.5, description="Reward of being at the target.")
+    precision_scale_per_m2: Positive = Field(
+        100.0, description="c: that reward falls off as exp(−c d²) with the distance d (1/m²)."
+    )
+    action_weight: NonNegative = Field(0.01, description="Reward taken for the mean of the squared actions.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -179,16 +70,22 @@ TaskConfig = ReachTaskConfig  # a union, told apart by `kind`, once there are mo
 class RobotEntry(Model):
     """One robot of the fleet."""
 
-    id: Name
-    robot: RobotConfig
+    id: Name = Field(description="Unique in the fleet; also the robot's ROS namespace.")
+    robot: RobotConfig = Field(
+        description="Its kind: a file of hardware_configs/robots, relative to the fleet's YAML file."
+    )
     exploration_scale: NonNegative = Field(1.0, description="Multiplies the policy's exploration_std.")
 
 
 class ReplayServerConfig(Model):
     """The replay server."""
 
-    endpoint: Endpoint = "tcp://127.0.0.1:5710"
-    capacity_rows: int = Field(1_000_000, gt=0)
+    endpoint: Endpoint = Field(
+        "tcp://127.0.0.1:5710", description="Where robots, learner and operators connect."
+    )
+    capacity_rows: int = Field(
+        1_000_000, gt=0, description="Transitions that can be sampled; older ones stay on the disk only."
+    )
     fsync: bool = Field(
         True, description="Wait for the disk before rows are acknowledged; without, a power cut loses rows."
     )
@@ -201,29 +98,38 @@ class ReplayServerConfig(Model):
 class LearnerConfig(Model):
     """The NAF learner; `learner/naf.py` gives the equations."""
 
-    seed: int = 0
-    policy_endpoint: Endpoint = "tcp://127.0.0.1:5711"
-    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
-    threads: int = Field(1, ge=1)
-    hidden_sizes: list[int] = Field([100, 100], min_length=1)
+    seed: int = Field(0, description="Of the network's first weights and of the minibatches.")
+    policy_endpoint: Endpoint = Field("tcp://127.0.0.1:5711", description="Where robots hear the policy.")
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="Where the network is trained.")
+    threads: int = Field(1, ge=1, description="Of PyTorch, on the CPU.")
+    hidden_sizes: list[int] = Field([100, 100], min_length=1, description="Width of each ReLU layer.")
     off_diagonal: bool = Field(False, description="P has off-diagonal entries; otherwise it is diagonal.")
-    batch_size: int = Field(64, ge=1)
-    learning_rate: Positive = 5e-4
-    gamma: Fraction = 0.8
-    polyak_tau: Fraction = 0.005
+    batch_size: int = Field(64, ge=1, description="Transitions per update.")
+    demonstration_fraction: Fraction = Field(
+        0.0,
+        description="Share of each minibatch drawn from rows in which a person moved the robot, once there "
+        "are any; the rest is drawn from all rows. 0.5 is the symmetric sampling of RLPD (arXiv:2302.02948).",
+    )
+    learning_rate: Positive = Field(5e-4, description="Of Adam.")
+    gamma: Fraction = Field(0.8, description="Discount of the value of the next state, per step.")
+    polyak_tau: Fraction = Field(
+        0.005, description="Share of the way to the network that the target goes per update."
+    )
     reward_scale: Positive = Field(
         10.0, description="Q − V must fit the bounds of P: about −1 for bad actions."
     )
     updates_per_row: Positive = Field(4.0, description="Updates per transition inserted.")
     warmup_rows: int = Field(1000, ge=1, description="Rows before the first update; robots act at random.")
-    normalise_observations: bool = True
-    exploration_std: NonNegative = 0.4
+    normalise_observations: bool = Field(True, description="By running mean and standard deviation.")
+    exploration_std: NonNegative = Field(0.4, description="Noise on actions, which lie in [-1, 1].")
     warmup_exploration_std: NonNegative = Field(1.0, description="exploration_std before the first update.")
-    exploration_correlation: float = Field(0.0, ge=0, lt=1)
-    publish_period_s: Positive = 0.5
-    checkpoint_period_s: Positive = 60.0
+    exploration_correlation: float = Field(
+        0.0, ge=0, lt=1, description="Of the noise of one tick with that of the next; 0: white noise."
+    )
+    publish_period_s: Positive = Field(0.5, description="Between two policies (s).")
+    checkpoint_period_s: Positive = Field(60.0, description="Between two checkpoints (s).")
     keep_checkpoints: int = Field(3, ge=1, description="Newest checkpoints that are kept.")
-    log_period_s: Positive = 2.0
+    log_period_s: Positive = Field(2.0, description="Between two points of the curves (s).")
 
 
 class SpoolConfig(Model):
@@ -238,21 +144,24 @@ class SpoolConfig(Model):
 class RosConfig(Model):
     """ROS 2 settings of every process this fleet starts."""
 
-    domain_id: int = Field(0, ge=0, le=232)
-    discovery_range: Literal["LOCALHOST", "SUBNET", "OFF", "SYSTEM_DEFAULT"] = "SUBNET"
+    domain_id: int = Field(0, ge=0, le=232, description="ROS_DOMAIN_ID: only nodes of one domain meet.")
+    discovery_range: Literal["LOCALHOST", "SUBNET", "OFF", "SYSTEM_DEFAULT"] = Field(
+        "SUBNET", description="ROS_AUTOMATIC_DISCOVERY_RANGE: how far away nodes may be."
+    )
 
 
 class GoalConfig(Model):
     """When `pnaf fleet up` ends by itself."""
 
-    success_rate: Fraction = 0.9
+    success_rate: Fraction = Field(0.9, description="Share of successful episodes that is enough.")
     over_episodes: int = Field(20, ge=1, description="Newest noise-free episodes that count.")
     confirm_episodes: int = Field(
         50,
         ge=0,
-        description="Fresh simulated episodes in which the newest policy alone must reach it, too.",
+        description="Fresh simulated episodes in which the newest policy alone must reach it, too; "
+        "left out where no robot is simulated without extra sensors.",
     )
-    time_budget_s: Positive = 1500.0
+    time_budget_s: Positive = Field(1500.0, description="Wall time after which the run has failed (s).")
 
 
 class SecurityConfig(Model):
@@ -265,18 +174,44 @@ class SecurityConfig(Model):
     )
 
 
+def _policy_difference(a: RobotEntry, b: RobotEntry) -> str:
+    """Why two robots cannot act by the same policy, as the first half of a sentence; empty if they can."""
+    n, m = len(a.robot.joints), len(b.robot.joints)
+    if n != m:
+        return f"{a.id} has {n} joints and {b.id} has {m}: arms with different numbers of joints"
+    mine, theirs = (
+        [f"{sensor.name} [{', '.join(sensor.units)}]" for sensor in entry.robot.sensors] for entry in (a, b)
+    )
+    if mine != theirs:
+        return (
+            f"{a.id} has sensors {'; '.join(mine) or 'none'} and {b.id} has {'; '.join(theirs) or 'none'}: "
+            "arms with different sensors"
+        )
+    mine_hz, theirs_hz = a.robot.control_rate_hz, b.robot.control_rate_hz
+    if mine_hz != theirs_hz:  # a step, its reward and gamma would not mean the same
+        return f"{a.id} has control_rate_hz {mine_hz:g} and {b.id} {theirs_hz:g}: arms with different rates"
+    return ""
+
+
 class FleetConfig(Model):
     """A whole fleet: `hardware_configs/fleets/*.yaml`."""
 
-    name: Name
-    seed: int = 0
-    task: TaskConfig
-    robots: list[RobotEntry] = Field(min_length=1)
+    name: Name = Field(description="Run folders are named after it.")
+    seed: int = Field(0, description="Of targets, starts and exploration.")
+    task: TaskConfig = Field(
+        description="What is learned: a file of hardware_configs/tasks, relative to this one."
+    )
+    robots: list[RobotEntry] = Field(
+        min_length=1,
+        description="Each {id, robot, …}, or just an id; `robot: FILE` beside it is the kind of such.",
+    )
     evaluate_every: int = Field(5, ge=2, description="Each k-th episode of a robot is noise-free.")
-    replay_server: ReplayServerConfig = ReplayServerConfig()
-    learner: LearnerConfig = LearnerConfig()
-    spool: SpoolConfig = SpoolConfig()
-    ros: RosConfig = RosConfig()
+    replay_server: ReplayServerConfig = Field(
+        ReplayServerConfig(), description="Stores and serves the experience."
+    )
+    learner: LearnerConfig = Field(LearnerConfig(), description="Trains NAF and broadcasts the policy.")
+    spool: SpoolConfig = Field(SpoolConfig(), description="Each robot's own disk.")
+    ros: RosConfig = Field(RosConfig(), description="ROS 2 settings of every process the fleet starts.")
     goal: GoalConfig | None = Field(None, description="Absent: run until stopped.")
     security: SecurityConfig | None = Field(None, description="Absent: no keys, every socket on loopback.")
 
@@ -297,10 +232,21 @@ class FleetConfig(Model):
             raise ValueError(f"replay_server.endpoint and learner.policy_endpoint are both {endpoints[0]}")
         return self
 
+    @model_validator(mode="after")
+    def _check_one_policy(self) -> Self:
+        first = self.robots[0]
+        for entry in self.robots[1:]:
+            if difference := _policy_difference(first, entry):
+                raise ValueError(
+                    f"{difference} cannot share one policy: make two fleets, each with a replay server, a "
+                    "learner and endpoints of its own"
+                )
+        return self
+
     @property
-    def simulated(self) -> list[str]:
-        """Ids of the robots whose arm is simulated."""
-        return [entry.id for entry in self.robots if entry.robot.sim is not None]
+    def evaluable(self) -> list[str]:
+        """Ids of the robots that a policy can be evaluated on without ROS: simulated, no extra sensors."""
+        return [e.id for e in self.robots if e.robot.sim is not None and not e.robot.sensors]
 
     def entry(self, robot_id: str) -> RobotEntry:
         """The robot with this id.

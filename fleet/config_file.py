@@ -1,8 +1,8 @@
 """Config files: one YAML per fleet, which names one per kind of robot and one per task.
 
 `load_fleet(path)` resolves the files it names into one FleetConfig; `save_fleet` writes that, on its
-own feet, beside a run: it is what every process is started with. Messages name the file, the key, the
-value and what is allowed.
+own feet, beside a run: it is what every process is started with. `load_robot(path)` reads a robot's file
+alone. Messages name the file, the key, the value and what is allowed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from fleet.config import ConfigError, FleetConfig
+from fleet.robot_config import RobotConfig
 
 Sources = dict[tuple[int | str, ...], Path]
 """Which file the keys below a place in the data come from."""
@@ -144,9 +145,31 @@ def load_fleet(path: Path | str, overrides: Sequence[str] = ()) -> FleetConfig:
         lines = (explain(path, e, sources) for e in error.errors())
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None  # robots of one kind have one error
     for entry in fleet.robots:
-        if not entry.robot.urdf.is_file():
-            raise ConfigError(f"{path}: robots.{entry.id}.robot.urdf: no such file: {entry.robot.urdf}")
+        urdf = entry.robot.urdf
+        if isinstance(urdf, Path) and not urdf.is_file():
+            raise ConfigError(f"{path}: robots.{entry.id}.robot.urdf: no such file: {urdf}")
     return fleet
+
+
+def load_robot(path: Path | str) -> RobotConfig:
+    """Read one robot's YAML, as it stands in `hardware_configs/robots/`.
+
+    Raises:
+        ConfigError: With one line per problem: file, key, value, and what is allowed.
+    """
+    path = find_config(path)
+    data = read_yaml(path)
+    if "robots" in data:
+        raise ConfigError(f"{path}: is a fleet's config: name the YAML of one of its robots")
+    if isinstance(data.get("urdf"), str):
+        data["urdf"] = str((path.parent / data["urdf"]).resolve())
+    try:
+        robot = RobotConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(explain(path, e) for e in error.errors())) from None
+    if isinstance(robot.urdf, Path) and not robot.urdf.is_file():
+        raise ConfigError(f"{path}: urdf: no such file: {robot.urdf}")
+    return robot
 
 
 def _dotted(loc: tuple[int | str, ...]) -> str:
@@ -160,7 +183,8 @@ def explain(path: Path, error: Any, sources: Sources | None = None) -> str:
         if loc[: len(prefix)] == prefix:
             path, loc = source, loc[len(prefix) :]
             break
-    key = _dotted(loc) or "(top level)"
+    # Without the names that pydantic gives to the members of a union: they are no keys.
+    key = _dotted(tuple(k for k in loc if isinstance(k, int) or k.isidentifier())) or "(top level)"
     value = str(error["input"])
     shown = value if len(value) <= 60 else value[:57] + "..."
     if error["type"] == "extra_forbidden":

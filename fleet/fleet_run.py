@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -160,10 +161,10 @@ class FleetRun:
         if rate is None or rate < goal.success_rate or elapsed_s < self._confirm_after_s:
             return False
         message = policies.newest()
-        simulated, seed = self._fleet.simulated, self._fleet.seed + FRESH_SEED
-        if not (goal.confirm_episodes and simulated and message):
+        evaluable, seed = self._fleet.evaluable, self._fleet.seed + FRESH_SEED
+        if not (goal.confirm_episodes and evaluable and message):
             return True
-        self._confirmation = Confirmation(self._fleet, simulated[0], message, goal.confirm_episodes, seed)
+        self._confirmation = Confirmation(self._fleet, evaluable[0], message, goal.confirm_episodes, seed)
         self._confirmation.start()
         return False
 
@@ -207,11 +208,13 @@ def check_robots(fleet: FleetConfig) -> None:
     """
     from robot_nodes.kinematics import Kinematics
     from robot_nodes.tasks.task import make_task
+    from robot_nodes.urdf_source import load_urdf
 
     for entry in fleet.robots:
         try:
-            make_task(fleet.task, entry.robot)
-            Kinematics(entry.robot.urdf, entry.robot.joints, entry.robot.tool_link)
+            make_task(fleet, entry.id)
+            if isinstance(entry.robot.urdf, Path):  # otherwise its driver publishes it, once it is up
+                Kinematics(load_urdf(entry.robot.urdf), entry.robot.joints, entry.robot.tool_link)
         except ValueError as error:
             raise ConfigError(f"robot {entry.id}: {error}") from error
 

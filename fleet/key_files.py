@@ -23,8 +23,9 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from typing_extensions import Self
 from zmq.utils import z85
 
-from fleet.config import ConfigError, Model, Name
+from fleet.config import ConfigError
 from fleet.config_file import explain, read_yaml
+from fleet.robot_config import Model, Name
 
 Role = Literal["server", "learner", "robot", "operator", "monitor"]
 ROLES: tuple[Role, ...] = get_args(Role)

@@ -65,7 +65,13 @@ def logs_show(file: Annotated[Path, typer.Argument(help="One HDF5 episode.")], a
         return
     table = Table(title=str(file), show_header=False)
     for key, value in facts.items():
-        table.add_row(key, str(value))
+        if key != "metrics":
+            table.add_row(key, str(value))
+    for key, value in sorted(episode.info.metrics.items()):
+        table.add_row(key, f"{value:.4g}")
+    for key in ("clipped", "intervened"):
+        share = getattr(episode.transitions, key).mean()
+        table.add_row(f"{key} steps", f"{share:.1%}")
     Console().print(table)
     table = Table("column", "unit", "min", "mean", "max")
     for column in columns:

@@ -111,6 +111,9 @@ def create_run_folder(fleet: FleetConfig, runs: Path, name: str) -> RunFolder:
     copies: dict[Path, Path] = {}
     for entry in fleet.robots:
         source = entry.robot.urdf
+        if not isinstance(source, Path):  # published by the robot's driver
+            robots.append(entry)
+            continue
         if source not in copies:
             copy = Path("urdf") / source.name
             if copy in copies.values():  # another kind of robot's file of the same name

@@ -60,13 +60,13 @@ def write_report(folder: RunFolder, outcome: Outcome, console: Console) -> bool:
 
 
 def _evaluate(fleet: FleetConfig, folder: RunFolder, outcome: Outcome, console: Console) -> dict[str, float]:
-    """50 fresh noise-free episodes with the last policy, and the film; nothing if no robot is simulated."""
+    """50 fresh noise-free episodes with the last policy, and the film; nothing without an evaluable robot."""
     from robot_nodes.policy import PolicyError
     from robot_nodes.policy_file import read_policy, run_policy_file
     from robot_nodes.sim.evaluation import evaluate_policy, write_film
     from robot_nodes.sim.rollout import RolloutError
 
-    if not fleet.simulated:
+    if not fleet.evaluable:
         return {}
     try:
         if outcome.confirmed is not None and outcome.confirmed.evaluation is not None:
@@ -74,7 +74,7 @@ def _evaluate(fleet: FleetConfig, folder: RunFolder, outcome: Outcome, console: 
         else:
             message = read_policy(run_policy_file(folder))
             evaluation = evaluate_policy(
-                fleet, message, 50, fleet.seed + FRESH_SEED, fleet.simulated[0], console
+                fleet, message, 50, fleet.seed + FRESH_SEED, fleet.evaluable[0], console
             )
     except (PolicyError, RolloutError) as error:
         logger.error("no final evaluation: %s", error)

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 MAX_DIMENSIONS = 4096
+JOINT_COMMAND = "/velocity_command"
+"""How the names of actions end that move a joint."""
 
 
 class SpaceError(ValueError):
@@ -54,7 +56,7 @@ class Space:
 
 @dataclass(frozen=True, slots=True)
 class SpaceSpec:
-    """The observation and action spaces of one task on one kind of robot.
+    """The observation and action spaces of one task on the robots of one fleet.
 
     Every robot of a run must present the same spec at hello; every policy carries its hash.
     """
@@ -95,12 +97,22 @@ class SpaceSpec:
         canonical = json.dumps(asdict(self), sort_keys=True).encode()
         return hashlib.blake2b(canonical, digest_size=16).hexdigest()
 
+    @property
+    def joints(self) -> int:
+        """How many joints the actions move."""
+        return sum(name.endswith(JOINT_COMMAND) for name in self.action.names)
+
     def difference(self, other: SpaceSpec) -> str:
         """The first difference between two specs, in words; empty when they are equal."""
         for side in ("observation", "action"):
             mine, theirs = getattr(self, side), getattr(other, side)
             if mine.size != theirs.size:
-                return f"{side} has {mine.size} dimensions here and {theirs.size} there"
+                only = [
+                    f"; only {where}: {', '.join(more[:4])[:200]}{', …' if len(more) > 4 else ''}"
+                    for where, a, b in (("here", mine, theirs), ("there", theirs, mine))
+                    if (more := [name for name in a.names if name not in b.names])
+                ]
+                return f"{side} has {mine.size} dimensions here and {theirs.size} there{''.join(only)}"
             for field in ("names", "units", "low", "high"):
                 for i, (a, b) in enumerate(zip(getattr(mine, field), getattr(theirs, field), strict=True)):
                     if a != b:

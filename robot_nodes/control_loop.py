@@ -1,6 +1,6 @@
 """The control loop: one tick from a joint reading to a guarded velocity command.
 
-    reset by motion ──▶ episode: observe → act → guard → command → record ──▶ reset …
+    reset ──▶ episode: observe → act (or obey a person) → guard → command → record ──▶ reset …
 
 No ROS, no sockets and no clock of its own: `robot_nodes/robot_node.py` feeds it from topics,
 `robot_nodes/sim/rollout.py` straight from the simulated arm. Whatever happens, what `tick` returns
@@ -12,60 +12,63 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import numpy as np
 
-from fleet.config import RobotConfig
 from fleet.messages import EndReason
+from fleet.robot_config import Reaction, RobotConfig
+from robot_nodes.actor import Actor, NewestPolicy
+from robot_nodes.clearance import GuardGeometry
+from robot_nodes.episode import Decision, Episode
 from robot_nodes.episode_recorder import EpisodeRecorder
 from robot_nodes.exploration import GaussianExploration
-from robot_nodes.guard import GuardLimits, GuardState, guard
+from robot_nodes.guard import GuardLimits
+from robot_nodes.guard_state import NO_INTERVENTION
+from robot_nodes.guarded_commands import GuardedCommands, overload
+from robot_nodes.intervention_counts import InterventionCounts
+from robot_nodes.joint_states import JointReading
 from robot_nodes.kinematics import Kinematics
-from robot_nodes.policy import NumpyPolicy
+from robot_nodes.reset import Reset
+from robot_nodes.reset_steps import ResetError
 from robot_nodes.tasks.task import ArmState, Task, Vector
+from robot_nodes.teleop import Teleop
+from robot_nodes.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_STEP = 1.9  # control periods between two readings; joint states of 20 Hz and more stay below
+_NO_SENSORS: Vector = np.zeros(0)
 
 Phase = Literal["waiting", "resetting", "episode", "paused", "fault", "estopped"]
 
 
-@dataclass(frozen=True, slots=True)
-class NewestPolicy:
-    """What the policy receiver holds: swapped as a whole, so a tick sees one or the other.
-
-    Attributes:
-        policy: The network.
-        received_s: Steady time at which the learner last said that it is its newest (s).
-    """
-
-    policy: NumpyPolicy
-    received_s: float
-
-
-@dataclass(slots=True)
-class _Pending:
-    """What was seen and done at the last tick, until its outcome is known."""
-
-    observation: Any
-    action: Vector
-    policy_action: Vector
-    clipped: bool
-    policy_version: int
-    stamp_ns: int
+class ControlLoopError(RuntimeError):
+    """What a person asked for does not apply now; the text says what the robot does instead."""
 
 
 class ControlLoop:
     """One robot's behaviour, tick by tick.
 
     loop = ControlLoop(robot, task, kinematics, recorder, newest_policy, rng)
-    every 1/control_rate_hz:  velocity = loop.tick(q, qd, stamp_ns, steady_s)
+    every 1/control_rate_hz:  velocity = loop.tick(reading, steady_s, sensors)   # or loop.hold(…)
+                              trajectory = loop.take_trajectory()                # for the reset
+                              if loop.take_service_call(): …                     # loop.service_done(…) later
 
     Each `evaluate_every`-th episode is noise-free, with the policy that was newest at its start
     (0: none is, 1: all are).
+
+    Attributes:
+        phase: What the robot does.
+        note: Why, for people.
+        blocked: Set from outside: why no new step may be taken (spool full, …); empty if one may.
+        teleop: Where a person's commands go in; none if the config has none.
+        asked: What was asked of the guard at the newest tick [nq] (rad/s).
+        last_interventions: What the guard did then.
+        exploration_scale: Multiplies the policy's exploration_std; may be changed at any time.
+        training_outcomes: Verdicts on the newest episodes in which no person moved the robot.
+        evaluation_outcomes: Verdicts on the newest noise-free ones.
     """
 
     def __init__(
@@ -79,41 +82,78 @@ class ControlLoop:
         *,
         evaluate_every: int = 0,
         exploration_scale: float = 1.0,
+        dry_run: bool = False,
     ) -> None:
         self._robot, self._task, self._kinematics = robot, task, kinematics
-        self._recorder, self._newest_policy, self._rng = recorder, newest_policy, rng
-        self._evaluate_every, self._exploration_scale = evaluate_every, exploration_scale
-        self._limits = GuardLimits.from_config(robot.limits)
+        self._recorder, self._rng, self._evaluate_every = recorder, rng, evaluate_every
+        self.exploration_scale = exploration_scale
         self._max_velocity = np.array(robot.limits.max_joint_velocity_rad_s)
         self._dt = 1.0 / robot.control_rate_hz
         self._episode_ticks = max(1, round(task.episode_s * robot.control_rate_hz))
-        self._exploration = GaussianExploration(len(robot.joints), rng)
         self._zero: Vector = np.zeros(len(robot.joints))
+        exploration = GaussianExploration(len(robot.joints), rng)
+        self._actor = Actor(newest_policy, robot.watchdogs.policy_age, exploration)
+        geometry = GuardGeometry(robot, kinematics)
+        guarded = partial(GuardedCommands, GuardLimits.from_config(robot.limits), geometry)
+        self._commands = guarded(self._dt)
+        self._reset = Reset(robot, geometry, guarded, rng, dry_run=dry_run)
+        self.teleop = Teleop(robot, kinematics) if robot.teleop is not None else None
 
         self.phase: Phase = "waiting"
         self.note = "for joint states"
-        self.blocked = ""  # set from outside: why no new step may be taken (spool full, …)
-        self._command: Vector = self._zero
-        self._home: Vector = np.array(robot.reset.home_rad)
-        self._reset_ticks = 0
-        self._goal: Vector = self._zero
-        self._step = 0
-        self._return = 0.0
-        self._evaluating = False
-        self._policy: NewestPolicy | None = None
-        self._pending: _Pending | None = None
+        self.blocked = ""
+        self.asked: Vector = self._zero
+        self.last_interventions = NO_INTERVENTION
+        self._episode: Episode | None = None
+        self._reading = JointReading(self._zero, self._zero, 0)
         self._last_stamp_ns = 0
 
         self.ticks = 0
         self.late_ticks = 0
         self.episodes = 0
-        self.stopped_commands = 0  # which the guard held back at a position limit, the workspace, or NaN
-        self.smoothed_commands = 0  # of which it only limited velocity or acceleration
-        self.interventions: dict[str, int] = {}
+        self._counts = InterventionCounts()
         self.training_outcomes: deque[bool] = deque(maxlen=20)
         self.evaluation_outcomes: deque[bool] = deque(maxlen=20)
 
-    # What the robot is told -----------------------------------------------------------------
+    # What it says ---------------------------------------------------------------------------
+
+    @property
+    def command(self) -> Vector:
+        """The newest command [nq] (rad/s)."""
+        return self._commands.last
+
+    @property
+    def interventions(self) -> dict[str, int]:
+        """How many commands each of the guard's limits has changed."""
+        return self._counts.counts
+
+    @property
+    def largest_interventions(self) -> dict[str, float]:
+        """The largest change of a joint by each limit (rad/s)."""
+        return self._counts.largest
+
+    @property
+    def stopped_commands(self) -> int:
+        """Commands that the guard held back: at a joint's limit, the workspace, NaN, …."""
+        return self._counts.stopped
+
+    @property
+    def smoothed_commands(self) -> int:
+        """Commands of which the guard only limited velocity, acceleration or jerk."""
+        return self._counts.smoothed
+
+    def take_trajectory(self) -> Trajectory | None:
+        """What to tell the trajectory controller now: the way home, or a stop when a reset is cut short.
+
+        To be asked after every tick and whenever the loop was told something.
+        """
+        return self._reset.take_trajectory()
+
+    def take_service_call(self) -> bool:
+        """Whether to call the reset service now; `service_done` must follow."""
+        return self._reset.take_service_call()
+
+    # What it is told ------------------------------------------------------------------------
 
     def pause(self, note: str) -> None:
         """End the episode and hold still until `resume`."""
@@ -142,205 +182,213 @@ class ControlLoop:
         if self.phase == "estopped":
             self._enter("paused", note)
 
-    def lose_state(self, note: str) -> None:
-        """Joint states are stale: stop, then latch a fault or wait, as the config says."""
-        if self.phase in ("resetting", "episode"):
-            if self._robot.limits.on_stale_state == "latch":
-                self.fault(note)
-            else:
-                self._stop_episode("fault")
-                self._enter("waiting", note)
-        self._command = self._zero
+    def hold(self, note: str, action: Reaction) -> None:
+        """A watchdog has tripped: zero, then wait for the next tick, or latch a fault."""
+        if self.phase not in ("waiting", "resetting", "episode"):
+            return  # it holds still already, and a person must look at it anyway
+        if action == "latch":
+            self.fault(note)
+        else:
+            self._stop_episode("fault")
+            self._enter("waiting", note)
+
+    def label(self, success: bool) -> None:
+        """A person's verdict: the step under way is the last of the episode, and terminates it.
+
+        Raises:
+            ControlLoopError: No episode is running.
+        """
+        self._running_episode().verdict = success
+
+    def next_episode(self) -> None:
+        """A person ends the episode without a verdict; a reset follows.
+
+        Raises:
+            ControlLoopError: No episode is running.
+        """
+        if self._running_episode().verdict is not None:
+            return  # it ends with the step under way, and the verdict must not be lost
+        self._stop_episode("intervention")
+        self._begin_reset()
+
+    def ready(self) -> None:
+        """A person says that all is in place for the next episode.
+
+        Raises:
+            ControlLoopError: The robot does not wait for that.
+        """
+        if self.phase != "resetting" or not self._reset.waits_for_person:
+            raise ControlLoopError(f"nobody is waited for: the robot is {self._state}")
+        self._reset.ready()
+
+    def service_done(self, ok: bool, message: str) -> None:
+        """The reset service has answered, or could not be called."""
+        self._reset.service_done(ok, message)
+
+    def _running_episode(self) -> Episode:
+        if self._episode is None:
+            raise ControlLoopError(f"no episode is running: the robot is {self._state}")
+        return self._episode
+
+    @property
+    def _state(self) -> str:
+        return f"{self.phase} ({self.note})" if self.note else self.phase
 
     # One tick -------------------------------------------------------------------------------
 
-    def tick(self, q: Vector, qd: Vector, stamp_ns: int, steady_s: float) -> Vector:
-        """Decide the next command from the newest joint reading.
+    def tick(self, reading: JointReading, steady_s: float, sensors: Vector = _NO_SENSORS) -> Vector:
+        """Decide the next command from the newest readings.
 
         Args:
-            q: Joint positions, in the order of the config [nq] (rad).
-            qd: Joint velocities [nq] (rad/s).
-            stamp_ns: ROS time of the reading (ns).
-            steady_s: Steady wall time (s), for the age of the policy only.
+            reading: Joints in the order of the config.
+            steady_s: Steady wall time (s), for the age of the policy and of a person's commands.
+            sensors: Values of all extra sensors [ns].
 
         Returns:
             Joint velocities that passed the guard [nq] (rad/s).
         """
         self.ticks += 1
-        if not (np.isfinite(q).all() and np.isfinite(qd).all()):
+        if not (np.isfinite(reading.q).all() and np.isfinite(reading.qd).all()):
             self.fault("joint states are not finite: check the driver and its wiring")
+        elif not np.isfinite(sensors).all():
+            self.fault("readings of the extra sensors are not finite: check their drivers")
         if self.phase in ("paused", "fault", "estopped"):
-            self._command = self._zero
-            return self._command
-        interval_s = (stamp_ns - self._last_stamp_ns) * 1e-9
-        if self.phase == "episode":
+            return self.command
+        interval_s = (reading.stamp_ns - self._last_stamp_ns) * 1e-9
+        if self._episode is not None:
             if interval_s == 0.0:
-                return self._command  # no new reading: the step is not over
+                return self.command  # no new reading: the step is not over
             if not 0.0 < interval_s < _LONGEST_STEP * self._dt:
                 # A step of another length is not what the policy learns from: drop it, start afresh.
                 self.late_ticks += 1
                 self._stop_episode("fault")
                 self._begin_reset()
-        self._last_stamp_ns = stamp_ns
+        self._last_stamp_ns = reading.stamp_ns
 
-        state = ArmState(q, qd, self._kinematics.tool_position(q), stamp_ns)
+        q = reading.q
+        state = ArmState(q, reading.qd, self._kinematics.tool_position(q), reading.stamp_ns, sensors)
+        person = self.teleop.velocity(q, steady_s) if self.teleop is not None else None
+        self._reading = reading
         if self.phase == "waiting":
             self._try_reset(steady_s)
         if self.phase == "resetting":
-            return self._tick_reset(state, steady_s)
-        if self.phase == "episode":
-            return self._tick_episode(state, steady_s)
-        self._command = self._zero
-        return self._command
+            self._tick_reset(state, steady_s, person)
+        elif self._episode is not None:
+            self._tick_episode(self._episode, state, steady_s, person)
+        else:
+            self._act(self._zero if person is None else person)
+        if "effort" in self.last_interventions.values:
+            self.hold(overload(reading.effort, self._robot), self._robot.watchdogs.effort)
+        return self.command
 
-    def _tick_episode(self, state: ArmState, steady_s: float) -> Vector:
-        observation = self._task.observe(state, self._goal)
-        if self._pending is not None:
-            self._record(self._pending, observation, state)
-            self._pending = None
-            if self.phase != "episode":
-                return self._tick_reset(state, steady_s)
-        hold = self.blocked or self._policy_is_too_old(steady_s)
-        if hold:
+    def _tick_episode(
+        self, episode: Episode, state: ArmState, steady_s: float, person: Vector | None
+    ) -> None:
+        observation = self._task.observe(state, episode.goal)
+        success = episode.complete(state, observation)
+        if success is not None:
+            self._finish(episode, success)
+            self._tick_reset(state, steady_s, person)
+            return
+        old = self._actor.too_old(steady_s)
+        if old and self._robot.watchdogs.policy_age.action == "latch":
+            self.fault(old)
+            return
+        if self.blocked or old:
             self._stop_episode("stopped")
-            self._enter("waiting", hold)
-            self._command = self._zero
-            return self._command
+            self._enter("waiting", self.blocked or old)
+            return
+        if person is not None and episode.evaluating:
+            # What follows does not measure the policy: an episode of its own, for training.
+            self._stop_episode("intervention")
+            episode = self._begin_episode(episode.goal, evaluating=False)
 
-        if not self._evaluating:
-            self._policy = self._newest_policy()
-        assert self._policy is not None  # an episode starts only with one
-        policy = self._policy.policy
-        policy_action = policy.mean_action(observation).astype(np.float64)
-        if not self._evaluating:
-            std = self._exploration_scale * policy.exploration_std
-            noise = self._exploration.sample(std, policy.exploration_correlation)
-            policy_action = np.clip(policy_action + noise, -1.0, 1.0)
-        clipped = self._guarded(policy_action * self._max_velocity, state)
-        self._pending = _Pending(
+        policy_action, policy_version = self._actor.act(observation, self.exploration_scale)
+        self._act(policy_action * self._max_velocity if person is None else person)
+        episode.counts.add(self.last_interventions)
+        episode.helped |= person is not None
+        episode.pending = Decision(
             observation=observation,
-            action=self._command / self._max_velocity,
+            action=self.command / self._max_velocity,
             policy_action=policy_action,
-            clipped=clipped,
-            policy_version=policy.version,
+            intervened=person is not None,
+            clipped=self.last_interventions.any,
+            policy_version=policy_version,
             stamp_ns=state.stamp_ns,
         )
-        return self._command
 
-    def _record(self, pending: _Pending, next_observation: Any, state: ArmState) -> None:
-        """Complete the transition of the last tick and end the episode when it is over."""
-        reward = float(self._task.reward(state, self._goal, pending.action))
-        terminated = self._task.terminated(state, self._goal)
-        self._step += 1
-        self._return += reward
-        self._recorder.add(
-            observation=pending.observation,
-            action=pending.action,
-            policy_action=pending.policy_action,
-            reward=reward,
-            next_observation=next_observation,
-            terminated=terminated,
-            truncated=False,
-            intervened=False,
-            clipped=pending.clipped,
-            policy_version=pending.policy_version,
-            stamp_ns=pending.stamp_ns,
-        )
-        if not terminated and self._step < self._episode_ticks:
+    def _tick_reset(self, state: ArmState, steady_s: float, person: Vector | None) -> None:
+        """Do the reset's next move; when it is done, the episode begins in the same tick."""
+        if person is not None:
+            self._reset.interrupt()
+            self._act(person)
             return
-        success = bool(self._task.success(state, self._goal))
-        reason: EndReason = "time_limit" if not terminated else "success" if success else "failure"
-        metrics = {key: float(value) for key, value in self._task.metrics(state, self._goal).items()}
-        metrics["return"] = self._return
-        self._recorder.end(reason, success=success, metrics=metrics)
-        self.episodes += 1
-        (self.evaluation_outcomes if self._evaluating else self.training_outcomes).append(success)
-        self._begin_reset()
-
-    def _tick_reset(self, state: ArmState, steady_s: float) -> Vector:
-        """Servo to the randomised home; when there, the episode begins in the same tick."""
-        error = self._home - state.q
-        reset = self._robot.reset
-        if (
-            np.abs(error).max() < reset.tolerance_rad
-            and np.abs(state.qd).max() < reset.gain_per_s * reset.tolerance_rad
-        ):
-            self._begin_episode()
-            return self._tick_episode(state, steady_s)
-        self._reset_ticks += 1
-        if self._reset_ticks * self._dt > reset.timeout_s:
-            worst = self._robot.joints[int(np.abs(error).argmax())]
-            left_rad = np.abs(error).max()
-            self.fault(f"reset took more than {reset.timeout_s:g} s: {worst} is {left_rad:.2f} rad from home")
-            self._command = self._zero
-            return self._command
-        self._guarded(np.clip(reset.gain_per_s * error, -self._max_velocity, self._max_velocity), state)
-        return self._command
+        try:
+            wish = self._reset.tick(state.q, state.qd, state.stamp_ns)
+        except ResetError as error:
+            self.fault(str(error))
+            return
+        if wish is None:
+            every = self._evaluate_every
+            evaluating = every > 0 and (self._recorder.episode + 2) % every == 0
+            episode = self._begin_episode(self._task.sample_goal(self._rng), evaluating)
+            self._tick_episode(episode, state, steady_s, person)
+            return
+        self.note = self._reset.note
+        self._act(wish)
 
     # Parts ----------------------------------------------------------------------------------
 
-    def _guarded(self, velocity: Vector, state: ArmState) -> bool:
-        """Guard a wish (rad/s), keep the result as the command, and say whether it was changed."""
-        guard_state = GuardState(
-            q=state.q,
-            qd=state.qd,
-            previous_command=self._command,
-            tool_position=state.tool_position,
-            jacobian=self._kinematics.jacobian(state.q),
-        )
-        self._command, interventions = guard(velocity, guard_state, self._limits, self._dt)
-        stopped = interventions.position or interventions.workspace or interventions.non_finite
-        self.stopped_commands += stopped
-        self.smoothed_commands += interventions.any and not stopped
-        for name in interventions.names:
-            self.interventions[name] = self.interventions.get(name, 0) + 1
-        return interventions.any
+    def _act(self, wish: Vector) -> None:
+        """Guard a wish [nq] (rad/s) and count what the guard did."""
+        reading = self._reading
+        self.asked = wish
+        self.last_interventions = self._commands.next(wish, reading.q, reading.qd, reading.effort)
+        self._counts.add(self.last_interventions)
 
     def _try_reset(self, steady_s: float) -> None:
-        if self.blocked:
+        if strain := overload(self._reading.effort, self._robot):
+            self.note = strain
+        elif self.blocked:
             self.note = self.blocked
-        elif self._newest_policy() is None:
+        elif not self._actor.ready:
             self.note = "for the first policy"
-        elif old := self._policy_is_too_old(steady_s):
+        elif old := self._actor.too_old(steady_s):
             self.note = old
         else:
             self._begin_reset()
 
-    def _policy_is_too_old(self, steady_s: float) -> str:
-        newest = self._newest_policy()
-        limits = self._robot.limits
-        if newest is None or limits.on_old_policy == "keep_acting":
-            return ""
-        age_s = steady_s - newest.received_s
-        return f"policy is {age_s:.0f} s old" if age_s > limits.max_policy_age_s else ""
-
     def _begin_reset(self) -> None:
-        reset = self._robot.reset
-        offset = self._rng.uniform(-reset.randomise_rad, reset.randomise_rad, len(self._robot.joints))
-        margin = 2 * reset.tolerance_rad
-        self._home = np.clip(
-            np.array(reset.home_rad) + offset,
-            np.array(self._robot.limits.position_low_rad) + margin,
-            np.array(self._robot.limits.position_high_rad) - margin,
-        )
-        self._reset_ticks = 0
-        self._enter("resetting", "")
+        self._reset.begin()
+        self._enter("resetting", self._reset.note)
 
-    def _begin_episode(self) -> None:
-        self._goal = self._task.sample_goal(self._rng)
-        self._exploration.reset()
-        self._step, self._return = 0, 0.0
-        every = self._evaluate_every
-        self._evaluating = every > 0 and (self._recorder.episode + 2) % every == 0
-        self._policy = self._newest_policy()
-        self._recorder.begin(evaluation=self._evaluating)
-        self._enter("episode", "evaluating" if self._evaluating else "")
+    def _begin_episode(self, goal: Vector, evaluating: bool) -> Episode:
+        self._actor.begin(evaluating)
+        self._enter("episode", "evaluating" if evaluating else "")
+        self._episode = Episode(
+            self._task,
+            goal,
+            self._robot.labels,
+            self._recorder,
+            self._episode_ticks,
+            evaluating=evaluating,
+        )
+        return self._episode
+
+    def _finish(self, episode: Episode, success: bool) -> None:
+        """Count an episode that ran to its end, and reset."""
+        self._episode = None
+        self.episodes += 1
+        if episode.evaluating:
+            self.evaluation_outcomes.append(success)
+        elif not episode.helped:
+            self.training_outcomes.append(success)
+        self._begin_reset()
 
     def _stop_episode(self, reason: EndReason) -> None:
-        """End a running episode now; the step under way has no outcome and is not recorded."""
-        if self.phase == "episode":
-            self._recorder.end(reason, success=False, metrics={"return": self._return})
-        self._pending = None
+        if self._episode is not None:
+            self._episode.stop(reason)
+            self._episode = None
 
     def _enter(self, phase: Phase, note: str) -> None:
         if phase in ("fault", "estopped") and (phase, note) != (self.phase, self.note):
@@ -349,4 +397,6 @@ class ControlLoop:
             logger.info("%s: %s", phase, note)
         self.phase, self.note = phase, note
         if phase not in ("resetting", "episode"):
-            self._command = self._zero
+            self._reset.abort()
+            self._commands.stop()
+            self.asked, self.last_interventions = self._zero, NO_INTERVENTION

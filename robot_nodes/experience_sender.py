@@ -38,7 +38,7 @@ from robot_nodes.spool import Spool
 
 logger = logging.getLogger(__name__)
 
-_POLL_MS = 10
+_POLL_MS = 25
 _HELLO_PERIOD_S = 1.0
 _HELLO_AGAIN_PERIOD_S = 2.0  # a restarted server knows an idle robot, and has commands for it, only by hello
 _ACK_TIMEOUT_S = 2.0

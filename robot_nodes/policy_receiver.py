@@ -18,7 +18,7 @@ from fleet.keys import Credentials
 from fleet.messages import MessageError, PolicyMessage
 from fleet.sockets import connect_policy_subscriber
 from fleet.spaces import SpaceSpec
-from robot_nodes.control_loop import NewestPolicy
+from robot_nodes.actor import NewestPolicy
 from robot_nodes.policy import NumpyPolicy, PolicyError
 
 logger = logging.getLogger(__name__)

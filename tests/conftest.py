@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -57,8 +58,8 @@ def _lock_domain(domain: int) -> int | None:
     return handle
 
 
-@pytest.fixture
-def ros_domain_id(ros_environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+@contextlib.contextmanager
+def _ros_domain() -> Iterator[int]:
     """A domain no other test on this machine uses meanwhile; ROS_DOMAIN_ID is set to it."""
     first = os.getpid() % len(_ROS_DOMAINS)
     for domain in (*_ROS_DOMAINS[first:], *_ROS_DOMAINS[:first]):
@@ -67,12 +68,27 @@ def ros_domain_id(ros_environment: dict[str, str], monkeypatch: pytest.MonkeyPat
             break
     else:
         pytest.fail("all ROS domains are taken by other tests")
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
-    yield domain
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_DOMAIN_ID", str(domain))
+        yield domain
     os.close(handle)
 
 
 @pytest.fixture
+def ros_domain_id(ros_environment: dict[str, str]) -> Iterator[int]:
+    """A domain of its own for each test."""
+    with _ros_domain() as domain:
+        yield domain
+
+
+@pytest.fixture(scope="module")
+def module_ros_domain_id(ros_environment: dict[str, str]) -> Iterator[int]:
+    """A domain of its own for a file whose tests share their robots."""
+    with _ros_domain() as domain:
+        yield domain
+
+
+@pytest.fixture(scope="session")
 def make_endpoint() -> Callable[[], str]:
     """Each call gives another loopback endpoint whose port is free.
 

@@ -26,8 +26,9 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
 
-from fleet.config import ConfigError, RobotConfig
+from fleet.config import ConfigError
 from fleet.ready import notify_ready, stop_on_signals
+from fleet.robot_config import RobotConfig
 from robot_nodes.sim.mujoco_arm import MujocoArm
 
 logger = logging.getLogger(__name__)

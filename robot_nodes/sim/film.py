@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fleet.config import RobotConfig
+from fleet.robot_config import RobotConfig
 from robot_nodes.sim.mujoco_arm import MujocoArm
 from robot_nodes.sim.rollout import EpisodeResult
 

@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fleet.config import RobotConfig
+from fleet.robot_config import RobotConfig
 
 Array = NDArray[np.float64]
 
@@ -117,6 +117,8 @@ class MujocoArm:
 
 def _compile(config: RobotConfig, timestep_s: float) -> mujoco.MjModel:
     """The URDF with a velocity servo on each joint."""
+    if not isinstance(config.urdf, Path):
+        raise ValueError(f"{config.name}: simulation needs a URDF file, not topic {config.urdf.topic}")
     try:
         spec = mujoco.MjSpec.from_string(_without_contacts(config.urdf))
     except (OSError, ValueError, ElementTree.ParseError) as error:

@@ -11,15 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fleet.config import FleetConfig
+from fleet.config import ConfigError, FleetConfig
 from fleet.messages import PolicyMessage, TransitionBatch
+from robot_nodes.actor import NewestPolicy
 from robot_nodes.batch_former import BatchFormer
-from robot_nodes.control_loop import ControlLoop, NewestPolicy
+from robot_nodes.control_loop import ControlLoop
 from robot_nodes.episode_recorder import EpisodeRecorder
+from robot_nodes.joint_states import JointReading
 from robot_nodes.kinematics import Kinematics
 from robot_nodes.policy import NumpyPolicy
 from robot_nodes.sim.mujoco_arm import MujocoArm
 from robot_nodes.tasks.task import make_task
+from robot_nodes.urdf_source import load_urdf
 
 
 class RolloutError(RuntimeError):
@@ -61,8 +64,16 @@ class Rollout:
         explore: bool = False,
     ) -> None:
         entry = fleet.entry(robot_id)
-        self._robot = entry.robot
-        task = make_task(fleet.task, entry.robot)
+        if entry.robot.sensors:
+            names = ", ".join(sensor.name for sensor in entry.robot.sensors)
+            raise ConfigError(
+                f"{robot_id}: its policy needs extra sensors ({names}), which only ROS topics have: it "
+                "cannot be evaluated in simulation alone"
+            )
+        # In simulation nobody answers a reset service, follows trajectories or is there to be asked.
+        by_motion = entry.robot.reset.model_copy(update={"steps": ["velocity"], "service": None})
+        self._robot = entry.robot.model_copy(update={"reset": by_motion})
+        task = make_task(fleet, robot_id)
         self._policy = NewestPolicy(NumpyPolicy.from_message(message, task.spec), time.monotonic())
         self._batches: list[TransitionBatch] = []
         self._on_batch = on_batch
@@ -70,9 +81,9 @@ class Rollout:
         sizes = task.spec.observation.size, task.spec.action.size
         former = BatchFormer(robot_id, "rollout", task.spec.hash, *sizes, emit=self._collect)
         self._loop = ControlLoop(
-            entry.robot,
+            self._robot,
             task,
-            Kinematics(entry.robot.urdf, entry.robot.joints, entry.robot.tool_link),
+            Kinematics(load_urdf(entry.robot.urdf), entry.robot.joints, entry.robot.tool_link),
             EpisodeRecorder(task.spec, sink=former),
             lambda: self._policy,
             np.random.default_rng(seed),
@@ -97,7 +108,8 @@ class Rollout:
         self._batches.clear()
         period_s = 1.0 / self._robot.control_rate_hz
         while not (self._batches and self._batches[-1].end):
-            command = self._loop.tick(self._arm.q, self._arm.qd, self._arm.time_ns, self._policy.received_s)
+            reading = JointReading(self._arm.q, self._arm.qd, self._arm.time_ns)
+            command = self._loop.tick(reading, self._policy.received_s)
             if self._loop.phase == "fault":
                 raise RolloutError(self._loop.note)
             self._arm.command(command)

@@ -15,8 +15,9 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from fleet.config import ConfigError, ReachTaskConfig, RobotConfig
+from fleet.config import ConfigError, ReachTaskConfig
 from fleet.spaces import Space, SpaceSpec
+from robot_nodes.tasks.shared_arm import SharedArm
 from robot_nodes.tasks.task import ArmState, Vector
 
 _AXES = ("x", "y", "z")
@@ -37,11 +38,11 @@ def reach_reward(distance_m: float, action: Vector, config: ReachTaskConfig) -> 
 class ReachTask:
     """Random end-effector targets in a spherical shell in front of the robot."""
 
-    def __init__(self, config: ReachTaskConfig, robot: RobotConfig) -> None:
+    def __init__(self, config: ReachTaskConfig, arm: SharedArm) -> None:
         self._config = config
         self._center = np.array(config.target_center_m)
         self.episode_s = config.episode_s
-        self.spec = _spec(config, robot)
+        self.spec = _spec(config, arm)
         self.sample_goal(np.random.default_rng(0))  # now, not in the middle of a run
 
     def sample_goal(self, rng: np.random.Generator) -> Vector:
@@ -93,36 +94,12 @@ class ReachTask:
         return float(np.linalg.norm(state.tool_position - goal))
 
 
-def _spec(config: ReachTaskConfig, robot: RobotConfig) -> SpaceSpec:
-    joints, limits = robot.joints, robot.limits
-    sphere, reach = limits.workspace_sphere, config.target_radius_m[1]
-    velocities = limits.max_joint_velocity_rad_s
-    n = len(joints)
+def _spec(config: ReachTaskConfig, arm: SharedArm) -> SpaceSpec:
+    state, reach = arm.state, config.target_radius_m[1]
     observation = Space(
-        names=(
-            *(f"{joint}/position" for joint in joints),
-            *(f"{joint}/velocity" for joint in joints),
-            *(f"tool/{axis}" for axis in _AXES),
-            *(f"target/{axis}" for axis in _AXES),
-        ),
-        units=("rad",) * n + ("rad/s",) * n + ("m",) * 6,
-        low=(
-            *limits.position_low_rad,
-            *(-v for v in velocities),
-            *(c - sphere.radius_m for c in sphere.center_m),
-            *(c - reach for c in config.target_center_m),
-        ),
-        high=(
-            *limits.position_high_rad,
-            *velocities,
-            *(c + sphere.radius_m for c in sphere.center_m),
-            *(c + reach for c in config.target_center_m),
-        ),
+        names=(*state.names, *(f"target/{axis}" for axis in _AXES)),
+        units=(*state.units, "m", "m", "m"),
+        low=(*state.low, *(c - reach for c in config.target_center_m)),
+        high=(*state.high, *(c + reach for c in config.target_center_m)),
     )
-    action = Space(
-        names=tuple(f"{joint}/velocity_command" for joint in joints),
-        units=("1",) * n,
-        low=(-1.0,) * n,
-        high=(1.0,) * n,
-    )
-    return SpaceSpec(observation=observation, action=action)
+    return SpaceSpec(observation=observation, action=arm.action)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from fleet.config import RobotConfig, TaskConfig
+from fleet.config import FleetConfig
 from fleet.spaces import SpaceSpec
+from robot_nodes.tasks.shared_arm import SharedArm, shared_sensors
 
 Vector = npt.NDArray[np.float64]
 
@@ -23,12 +24,14 @@ class ArmState:
         qd: Joint velocities [nq] (rad/s).
         tool_position: Tool in the base frame [3] (m).
         stamp_ns: ROS time of the joint reading (ns).
+        sensors: Values of all extra sensors [ns], in the order of the config.
     """
 
     q: Vector
     qd: Vector
     tool_position: Vector
     stamp_ns: int
+    sensors: Vector = field(default_factory=lambda: np.zeros(0))
 
 
 class Task(Protocol):
@@ -63,10 +66,20 @@ class Task(Protocol):
         """Numbers about an episode that ended in `last_state`."""
 
 
-def make_task(task: TaskConfig, robot: RobotConfig) -> Task:
-    """The task that a config names. A new kind is one import here."""
-    from robot_nodes.tasks.reach import ReachTask
+def make_task(fleet: FleetConfig, robot_id: str) -> Task:
+    """The fleet's task on one of its robots. A new kind is one import here.
 
+    Its spec is the same for every robot of the fleet: they share one policy.
+
+    Raises:
+        ConfigError: The fleet has no such robot, or the task cannot be done.
+    """
+    from robot_nodes.tasks.reach import ReachTask
+    from robot_nodes.tasks.sensed import SensedTask
+
+    fleet.entry(robot_id)
+    robots = [entry.robot for entry in fleet.robots]
     kinds: dict[str, Any] = {"reach": ReachTask}
-    made: Task = kinds[task.kind](task, robot)
-    return made
+    task: Task = kinds[fleet.task.kind](fleet.task, SharedArm.of(robots))
+    sensors = shared_sensors(robots)
+    return SensedTask(task, sensors) if sensors else task

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from fleet.cli import app
 from fleet.codec import encode
-from fleet.config_file import PACKAGED_CONFIGS, load_fleet
+from fleet.config_file import PACKAGED_CONFIGS, load_fleet, save_fleet
 from fleet.messages import PolicyMessage, policy_checksum
 from fleet.run_folder import RunFolder, create_run_folder
 from fleet.sockets import bind_router
@@ -74,7 +74,7 @@ def save_policy(run: RunFolder, spec_hash: str | None = None) -> None:
     arrays = np.zeros(21 * 7, "<f4"), np.zeros(20, "<f4"), np.ones(20, "<f4")
     message = PolicyMessage(
         run_id="run", version=3, learner_step=30, layer_sizes=[20, 7], exploration_std=0.3,
-        spec_hash=spec_hash or make_task(fleet.task, fleet.robots[0].robot).spec.hash,
+        spec_hash=spec_hash or make_task(fleet, fleet.robots[0].id).spec.hash,
         exploration_correlation=0.0, published_ns=0, checksum=policy_checksum(*arrays),
         parameters=arrays[0], observation_mean=arrays[1], observation_scale=arrays[2],
     )  # fmt: skip
@@ -89,7 +89,7 @@ HELPS = {
     "": ["robots", "replay-server", "learner", "robot", "demo", "fleet", "logs", "eval", "doctor"],
     "replay-server": ["experience", "FLEET.yaml", "--run-dir", "--set"],
     "learner": ["NAF", "policy", "FLEET.yaml", "--run-dir"],
-    "robot": ["robot", "--id", "FLEET.yaml", "--ros-args"],
+    "robot": ["robot", "--id", "FLEET.yaml", "--ros-args", "--dry-run", "Send nothing", "--json"],
     "sim-arm": ["MuJoCo", "--id", "FLEET.yaml"],
     "demo": ["reach", "--seed", "--run", "90 %", "--secure"],
     "keys": ["keys", "new", "allow", "revoke", "show", "docs/security.md"],
@@ -111,7 +111,7 @@ HELPS = {
     "logs verify": ["missing", "doubled", "damaged", "--json"],
     "bench": ["faults"],
     "bench faults": ["lost", "--seed", "--robots", "--duration", "--faults", "--json", "--keep"],
-    "doctor": ["missing", "--json"],
+    "doctor": ["missing", "--json", "--robot", "--namespace", "--seconds", "Nothing is ever sent"],
 }
 
 
@@ -268,6 +268,17 @@ def test_eval_refuses_a_policy_for_another_robot(run: RunFolder) -> None:
     answer = pnaf("eval", str(run.path), "--episodes", "1")
     assert answer.status == 2
     assert "policy 3 of run run is for other spaces" in answer.errors
+
+
+def test_eval_says_that_simulation_has_no_extra_sensors(run: RunFolder) -> None:
+    save_policy(run)
+    sensor = (
+        "{type: std_msgs/Float64MultiArray, name: force, topic: f, size: 1, low: -1, high: 1, max_age_s: 1}"
+    )
+    save_fleet(load_fleet(run.config, [f"robots.{i}.robot.sensors=[{sensor}]" for i in (0, 1)]), run.config)
+    answer = pnaf("eval", str(run.path), "--episodes", "1")
+    assert answer.status == 2
+    assert "robot1: its policy needs extra sensors (force), which only ROS topics have" in answer.errors
 
 
 def test_eval_of_robots_that_are_not_simulated_or_not_there(run: RunFolder) -> None:

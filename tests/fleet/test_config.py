@@ -12,6 +12,8 @@ import yaml
 
 from fleet.config import ConfigError, FleetConfig
 from fleet.config_file import PACKAGED_CONFIGS, load_fleet, save_fleet
+from fleet.fleet_run import check_robots
+from fleet.robot_config import UrdfTopic
 from fleet.run_folder import RunFolder, create_run_folder
 
 Edit = Callable[[str, Callable[[dict[str, Any]], object]], None]
@@ -56,7 +58,7 @@ def test_an_unknown_key_is_named_with_its_file_and_value(sim2: Path, edit: Edit)
     )
 
 
-@pytest.mark.parametrize("name", ["max_joint_velocity_rad_s", "workspace_sphere", "max_state_age_s"])
+@pytest.mark.parametrize("name", ["max_joint_velocity_rad_s", "workspace_sphere", "link_planes"])
 def test_a_missing_safety_limit_has_no_default(sim2: Path, configs: Path, edit: Edit, name: str) -> None:
     edit("robots/generic7_sim.yaml", lambda robot: robot["limits"].pop(name))
     error = error_of(sim2)
@@ -93,11 +95,11 @@ def test_a_wrong_value_is_named_with_the_file_it_stands_in(
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_a_limit_that_limits_nothing_is_refused(sim2: Path, edit: Edit, value: float) -> None:
-    edit("robots/generic7_sim.yaml", lambda robot: robot["limits"].update(max_policy_age_s=value))
+    edit("robots/generic7_sim.yaml", lambda robot: robot["limits"].update(link_margin_m=value))
     edit("robots/generic7_sim.yaml", lambda robot: robot["limits"]["max_joint_velocity_rad_s"].append(value))
     lines = error_of(sim2).splitlines()
     assert any("limits.max_joint_velocity_rad_s.7 = " in line and "finite" in line for line in lines)
-    assert any("limits.max_policy_age_s = " in line and "finite" in line for line in lines)
+    assert any("limits.link_margin_m = " in line and "finite" in line for line in lines)
 
 
 def test_all_problems_are_told_at_once(sim2: Path, edit: Edit) -> None:
@@ -120,7 +122,7 @@ def test_joints_and_limits_must_be_as_many(sim2: Path, edit: Edit) -> None:
 
 def test_limits_must_be_equally_long(sim2: Path, edit: Edit) -> None:
     edit("robots/generic7_sim.yaml", lambda robot: robot["limits"]["position_low_rad"].pop())
-    assert "all per-joint limits must be equally long, got lengths [6, 7]" in error_of(sim2)
+    assert "all per-joint limits must be equally long, got lengths {'position_low_rad': 6," in error_of(sim2)
 
 
 def test_low_must_be_below_high(sim2: Path, edit: Edit) -> None:
@@ -220,8 +222,8 @@ def test_overrides_win_over_the_files(sim2: Path) -> None:
 def test_an_override_for_one_robot_leaves_those_of_a_shared_config_alone(sim2: Path, edit: Edit) -> None:
     robot = yaml.safe_load((sim2.parent / "../robots/generic7_sim.yaml").read_text())
     edit("fleets/sim2.yaml", lambda fleet: fleet.update(robot=robot))
-    fleet = load_fleet(sim2, ["robots.0.robot.limits.max_state_age_s=0.5"])
-    assert [entry.robot.limits.max_state_age_s for entry in fleet.robots] == [0.5, 0.15]
+    fleet = load_fleet(sim2, ["robots.0.robot.watchdogs.state_age.limit_s=0.5"])
+    assert [entry.robot.watchdogs.state_age.limit_s for entry in fleet.robots] == [0.5, 0.15]
 
 
 @pytest.mark.parametrize(
@@ -239,6 +241,112 @@ def test_an_override_for_one_robot_leaves_those_of_a_shared_config_alone(sim2: P
 )  # fmt: skip
 def test_a_bad_override_is_quoted(sim2: Path, override: str, expected: str) -> None:
     assert expected in error_of(sim2, override)
+
+
+# A fleet of several kinds ----------------------------------------------------------------------
+
+
+def six_joints(robot: dict[str, Any]) -> None:
+    robot["joints"].pop()
+    robot["reset"]["home_rad"].pop()
+    for values in robot["limits"].values():
+        if isinstance(values, list) and len(values) == 7:
+            values.pop()
+
+
+def two_kinds(configs: Path, edit: Edit, change: Callable[[dict[str, Any]], object]) -> None:
+    """robot2 gets a config of its own, changed."""
+    shutil.copy(configs / "robots/generic7_sim.yaml", configs / "robots/other.yaml")
+    edit("robots/other.yaml", change)
+    robots = ["robot1", {"id": "robot2", "robot": "../robots/other.yaml"}]
+    edit("fleets/sim2.yaml", lambda fleet: fleet.update(robots=robots))
+
+
+def test_arms_with_equally_many_joints_are_one_fleet(sim2: Path, configs: Path, edit: Edit) -> None:
+    two_kinds(
+        configs, edit, lambda robot: robot.update(joints=[f"elbow_{i}" for i in range(7)], name="other")
+    )
+    assert [entry.robot.name for entry in load_fleet(sim2).robots] == ["generic7_sim", "other"]
+
+
+SENSOR = {
+    "type": "std_msgs/Float64MultiArray",
+    "name": "force",
+    "topic": "force",
+    "size": 2,
+    "unit": "N",
+    "low": -1.0,
+    "high": 1.0,
+    "max_age_s": 0.1,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (six_joints, "robot1 has 7 joints and robot2 has 6: arms with different numbers of joints"),
+        (
+            lambda robot: robot.update(sensors=[SENSOR]),
+            "robot1 has sensors none and robot2 has force [N, N]: arms with different sensors",
+        ),
+        (
+            lambda robot: robot.update(control_rate_hz=10),
+            "robot1 has control_rate_hz 20 and robot2 10: arms with different rates",
+        ),
+    ],
+)
+def test_arms_that_cannot_share_a_policy_are_told_what_to_do(
+    sim2: Path, configs: Path, edit: Edit, change: Callable[[dict[str, Any]], object], expected: str
+) -> None:
+    two_kinds(configs, edit, change)
+    assert (
+        f"{expected} cannot share one policy: make two fleets, each with a replay server, a learner and "
+        "endpoints of its own"
+    ) in error_of(sim2)
+
+
+# A URDF that the robot's driver publishes --------------------------------------------------------
+
+
+def real(robot: dict[str, Any]) -> None:
+    del robot["sim"]
+    robot["urdf"] = {"topic": "robot_description"}
+
+
+def test_a_urdf_from_a_topic_goes_through_overrides_and_run_folders(
+    tmp_path: Path, sim2: Path, configs: Path, edit: Edit
+) -> None:
+    edit("robots/generic7_sim.yaml", real)
+    fleet = load_fleet(sim2, ["robots.1.robot.urdf={topic: /two/description, timeout_s: 3}"])
+    assert [entry.robot.urdf for entry in fleet.robots] == [
+        UrdfTopic(topic="robot_description", timeout_s=10.0),
+        UrdfTopic(topic="/two/description", timeout_s=3.0),
+    ]
+    assert load_fleet(sim2, ["robots.0.robot.urdf.topic=/x"]).robots[0].robot.urdf == UrdfTopic(topic="/x")
+    check_robots(fleet)
+    folder = create_run_folder(fleet, tmp_path / "runs", "run")
+    assert folder.load() == fleet
+    assert not list((folder.path / "urdf").iterdir())
+    file = configs / "urdf/generic7.urdf"
+    assert load_fleet(sim2, [f"robots.1.robot.urdf={file}"]).robots[1].robot.urdf == file
+
+
+def test_what_can_be_checked_without_the_urdf_is(sim2: Path, edit: Edit) -> None:
+    edit("robots/generic7_sim.yaml", real)
+    with pytest.raises(ConfigError, match=r"robot robot1: task: no target found"):
+        check_robots(load_fleet(sim2, ["task.target_min_x_m=0.9"]))
+
+
+def test_a_bad_urdf_topic_is_told(sim2: Path, edit: Edit) -> None:
+    edit("robots/generic7_sim.yaml", real)
+    assert error_of(sim2, "robots.0.robot.urdf={topik: x}").splitlines() == [
+        f"{sim2}: robots.0.robot.urdf.topic: is required and missing",
+        f"{sim2}: robots.0.robot.urdf.topik: unknown key (value x); remove it or correct its spelling",
+    ]
+    assert error_of(sim2, "robots.0.robot.urdf=5").startswith(
+        f"{sim2}: robots.0.robot.urdf = 5: Input is not"
+    )
+    assert "a simulated robot needs a URDF file" in error_of(sim2, "robots.0.robot.sim={}")
 
 
 # Self-contained files and run folders --------------------------------------------------------

@@ -28,7 +28,7 @@ GOAL = GoalConfig(success_rate=0.9, over_episodes=20, confirm_episodes=2)
 
 def make_policy(version: int = 3) -> PolicyMessage:
     """A policy that stands still: it reaches nothing."""
-    spec = make_task(FLEET.task, FLEET.robots[0].robot).spec
+    spec = make_task(FLEET, FLEET.robots[0].id).spec
     nx, nu = spec.observation.size, spec.action.size
     arrays = np.zeros((nx + 1) * nu, "<f4"), np.zeros(nx, "<f4"), np.ones(nx, "<f4")
     return PolicyMessage(

@@ -48,6 +48,27 @@ def spool_rows(run: Path, robot: str, rows: range, spec: SpaceSpec = SPEC) -> No
     spool.close()
 
 
+def test_an_episode_shows_why_it_ended_who_moved_it_and_what_the_guard_did(tmp_path: Path) -> None:
+    rows = np.zeros(8, row_dtype(3, 2))
+    rows["intervened"][2:4], rows["clipped"][:6] = True, True
+    builder = EpisodeBuilder(run_id="run1", robot_id="arm1", boot_id="b0", episode=0, spec=SPEC)
+    builder.extend(Transitions.from_packed(rows), np.arange(8), np.arange(8))
+    metrics = {"return": -1.25, "guard/workspace": 6.0, "guard/workspace_max_rad_s": 0.75}
+    path = write_episode(
+        tmp_path, builder.seal(end="intervention", success=False, metrics=metrics, received_ns=0)
+    )
+    shown = CliRunner().invoke(app, ["logs", "show", str(path)]).stdout
+    for text in (
+        r"end +│ intervention",
+        r"return +│ -1\.25",
+        r"guard/workspace +│ 6 ",
+        r"guard/workspace_max_rad_s +│ 0\.75",
+        r"intervened steps +│ 25\.0%",
+        r"clipped steps +│ 75\.0%",
+    ):
+        assert re.search(text, shown), text
+
+
 def test_all_is_well(store: Callable, tmp_path: Path) -> None:
     store(0), store(10), store(0, "arm2")
     spool_rows(tmp_path, "arm2", range(13))

@@ -31,8 +31,12 @@ def test_json_and_back_is_the_same_spec_with_the_same_hash() -> None:
         ({"low": (-1.5, -2.0)}, "observation.low[0] (q1) is -1.0 here and -1.5 there"),
         ({"high": (1.0, 2.5)}, "observation.high[1] (q2) is 2.0 here and 2.5 there"),
         (
+            {"names": tuple("abcdef"), "units": ("1",) * 6, "low": (-1.0,) * 6, "high": (1.0,) * 6},
+            "observation has 2 dimensions here and 6 there; only here: q1, q2; only there: a, b, c, d, …",
+        ),
+        (
             {"names": ("q1",), "units": ("rad",), "low": (-1.0,), "high": (1.0,)},
-            "observation has 2 dimensions here and 1 there",
+            "observation has 2 dimensions here and 1 there; only here: q2",
         ),
     ],
 )

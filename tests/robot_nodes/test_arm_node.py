@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fleet.config import RobotConfig
+from fleet.robot_config import RobotConfig
 
 rclpy = pytest.importorskip("rclpy")
 
@@ -33,7 +33,7 @@ ROBOT = REPOSITORY / "hardware_configs/robots/generic7_sim.yaml"
 CHILD = """
 import logging, sys
 from pathlib import Path
-from fleet.config import RobotConfig
+from fleet.robot_config import RobotConfig
 from robot_nodes.sim.arm_node import run_arm
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 run_arm(RobotConfig.model_validate_json(Path(sys.argv[1]).read_text()), "arm_7", seed=3)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import yaml
 
-from fleet.config import RobotConfig
+from fleet.robot_config import RobotConfig
 from robot_nodes.kinematics import Kinematics
 from robot_nodes.sim.mujoco_arm import MujocoArm
+from robot_nodes.urdf_source import load_urdf
 
 ROBOT = Path(__file__).parents[2] / "hardware_configs/robots/generic7_sim.yaml"
 
@@ -37,7 +38,7 @@ def test_it_starts_at_rest_at_home(arm: MujocoArm, robot: RobotConfig) -> None:
 
 
 def test_its_tool_is_where_pinocchio_says(arm: MujocoArm, robot: RobotConfig) -> None:
-    kinematics = Kinematics(robot.urdf, robot.joints, robot.tool_link)
+    kinematics = Kinematics(load_urdf(robot.urdf), robot.joints, robot.tool_link)
     rng = np.random.default_rng(0)
     for _ in range(100):
         q = rng.uniform(robot.limits.position_low_rad, robot.limits.position_high_rad)

@@ -19,7 +19,7 @@ FLEET = Path(__file__).parents[2] / "hardware_configs/fleets/sim2.yaml"
 @pytest.fixture(scope="module")
 def task() -> ReachTask:
     fleet = load_fleet(FLEET)
-    made = make_task(fleet.task, fleet.robots[0].robot)
+    made = make_task(fleet, fleet.robots[0].id)
     assert isinstance(made, ReachTask)
     return made
 
@@ -76,4 +76,4 @@ def test_targets_that_cannot_be_are_told_before_a_run():
         load_fleet(FLEET, ["task.target_radius_m=[0.6, 0.35]"])
     fleet = load_fleet(FLEET, ["task.target_min_x_m=0.9"])
     with pytest.raises(ConfigError, match=r"target_min_x_m 0\.9"):
-        make_task(fleet.task, fleet.robots[0].robot)
+        make_task(fleet, fleet.robots[0].id)

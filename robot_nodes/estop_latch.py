@@ -1,0 +1,55 @@
+"""An e-stop that outlives the process: a file that is there while the robot is e-stopped."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from fleet.durable_files import fsync_path
+
+
+class EstopLatch:
+    """`<folder>/<robot_id>.estop`; its presence is the latch, its text is for people.
+
+    latch = EstopLatch(run.spool, robot_id)
+    if latch.reason: …                   # e-stopped before this process was started
+    latch.set("e-stop by ROS service")
+    latch.clear()                        # by a person only
+    """
+
+    def __init__(self, folder: Path, robot_id: str) -> None:
+        self.path = folder / f"{robot_id}.estop"
+
+    @property
+    def reason(self) -> str:
+        """Why the robot is e-stopped; empty when it is not. What cannot be read counts as e-stopped."""
+        try:
+            return self.path.read_text(errors="replace").strip() or "e-stopped before the last restart"
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            return f"{self.path} cannot be read ({error.strerror}): taken as e-stopped"
+
+    def set(self, reason: str) -> None:
+        """Latch, durably; the first reason stays.
+
+        Raises:
+            OSError: The disk refuses.
+        """
+        if self.reason:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.touch()
+        fsync_path(self.path.parent)  # it counts from here on, even if there is no room for the text
+        self.path.write_text(f"{reason} ({time.strftime('%Y-%m-%d %H:%M:%S')})\n")
+        fsync_path(self.path)
+
+    def clear(self) -> None:
+        """A person has cleared it, durably.
+
+        Raises:
+            OSError: The disk refuses.
+        """
+        self.path.unlink(missing_ok=True)
+        if self.path.parent.is_dir():
+            fsync_path(self.path.parent)
