@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
+from xml.etree import ElementTree
 
 import pytest
 import yaml
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
-from fleet.config import RobotConfig, TaskConfig
-from fleet.config_file import PACKAGED_CONFIGS, load_fleet
+from fleet.config import ConfigError, TaskConfig
+from fleet.config_file import PACKAGED_CONFIGS, load_fleet, load_robot
+from fleet.robot_config import RobotConfig
 
 FILES = sorted(PACKAGED_CONFIGS.rglob("*.yaml"))
 
@@ -58,10 +62,12 @@ def undocumented_keys(text: str) -> list[str]:
 def test_file_loads(path: Path) -> None:
     kind = path.relative_to(PACKAGED_CONFIGS).parts[0]
     if kind == "fleets":
-        assert load_fleet(path).robots
+        fleet = load_fleet(path)
+        assert fleet.robots and fleet.name == path.stem
     elif kind == "robots":
-        robot = RobotConfig.model_validate(yaml.safe_load(path.read_text()))
-        assert (path.parent / robot.urdf).is_file()
+        robot = load_robot(path)
+        assert isinstance(robot.urdf, Path), "what is delivered can be simulated: a file, not a topic"
+        assert robot.urdf.parent == PACKAGED_CONFIGS / "urdf"
         assert robot.name == path.stem
     elif kind == "tasks":
         assert TypeAdapter(TaskConfig).validate_python(yaml.safe_load(path.read_text()))
@@ -71,7 +77,8 @@ def test_file_loads(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_every_key_is_documented(path: Path) -> None:
-    assert undocumented_keys(path.read_text()) == []
+    missing = undocumented_keys(path.read_text())
+    assert not missing, f"{path}: give these keys a comment, on their line or on the one above: {missing}"
 
 
 def test_undocumented_keys_are_found() -> None:
@@ -94,3 +101,90 @@ robots:       # list
 
 def test_each_kind_has_a_file() -> None:
     assert {path.parent.name for path in FILES} == {"fleets", "robots", "tasks"}
+
+
+# The template ----------------------------------------------------------------------------------
+
+TEMPLATE = PACKAGED_CONFIGS / "robots/generic_arm7.yaml"
+EXAMPLE = "#| "
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from models_in(part)
+
+
+def all_keys(model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield name
+        for group in models_in(field.annotation):
+            yield from all_keys(group)
+
+
+def test_the_template_shows_every_key() -> None:
+    shown = set(re.findall(r"(\w+):", TEMPLATE.read_text()))
+    missing = sorted(set(all_keys(RobotConfig)) - shown)
+    assert not missing, f"{TEMPLATE}: show these keys, too: {missing}"
+
+
+def test_the_examples_in_the_template_are_valid() -> None:
+    text = TEMPLATE.read_text()
+    examples = "\n".join(line.removeprefix(EXAMPLE) for line in text.splitlines() if line.startswith(EXAMPLE))
+    groups = yaml.safe_load(examples)
+    assert set(groups) == {"sensors", "teleop", "external_estop", "sim"}
+    data = yaml.safe_load(text) | groups
+    data["urdf"] = str(TEMPLATE.parent / data["urdf"])
+    robot = RobotConfig.model_validate(data)
+    assert {sensor.type.rpartition("/")[2] for sensor in robot.sensors} == {
+        "JointState",
+        "Imu",
+        "PoseStamped",
+        "Float64MultiArray",
+    }
+    assert robot.teleop and robot.external_estop and robot.sim
+
+
+# Fleets of other arms ----------------------------------------------------------------------------
+
+
+def test_the_lab_mixes_arms_of_seven_joints_behind_keys() -> None:
+    fleet = load_fleet("fleets/lab_example.yaml")
+    assert {entry.robot.name for entry in fleet.robots} == {"franka_fr3", "kinova_gen3", "xarm7"}
+    assert {len(entry.robot.joints) for entry in fleet.robots} == {7}
+    assert fleet.security is not None and fleet.learner.device == "cuda"
+    assert "127.0.0.1" not in fleet.replay_server.endpoint + fleet.learner.policy_endpoint
+    assert fleet.ros.discovery_range == "LOCALHOST", "three drivers have the same topics"
+    assert fleet.spool.on_full == "stop"
+
+
+def test_an_arm_of_six_joints_cannot_join_them() -> None:
+    add = "robots=[{id: fr3, robot: ../robots/franka_fr3.yaml}, {id: ur5e, robot: ../robots/ur5e.yaml}]"
+    with pytest.raises(ConfigError, match=r"ur5e has 6.*joints"):
+        load_fleet("fleets/lab_example.yaml", [add])
+
+
+@pytest.mark.parametrize("name", ["ur5e", "franka_fr3", "kinova_gen3", "xarm7", "generic_arm7"])
+def test_any_arm_can_be_simulated_by_overrides(name: str) -> None:
+    """As docs/lab.md has it: a sim group, and topics in each robot's own namespace."""
+    robots = ["robots.0.robot.", "robots.1.robot."]
+    overrides = [f"{robot}{change}" for robot in robots for change in ("sim={speed: 10.0}", "topics={}")]
+    fleet = load_fleet("fleets/sim2.yaml", [f"robot=../robots/{name}.yaml", *overrides])
+    assert [entry.robot.name for entry in fleet.robots] == [name, name]
+    assert all(entry.robot.sim and not entry.robot.topics.command.startswith("/") for entry in fleet.robots)
+
+
+# URDFs -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGED_CONFIGS / "urdf").iterdir()), ids=name_of)
+def test_a_urdf_is_ours_alone(path: Path) -> None:
+    """No mesh files of vendors, every link that has a shape has a mass, one tree."""
+    root = ElementTree.parse(path).getroot()
+    assert not list(root.iter("mesh"))
+    for link in root.findall("link"):
+        assert (link.find("inertial") is None) == (link.find("visual") is None), link.get("name")
+    links = {link.get("name") for link in root.findall("link")}
+    children = [joint.find("child").get("link") for joint in root.findall("joint")]  # type: ignore[union-attr]
+    assert len(set(children)) == len(children) == len(links) - 1

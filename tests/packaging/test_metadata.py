@@ -83,7 +83,7 @@ def test_setup_py_gives_plain_values_that_colcon_can_read() -> None:
 import setuptools
 from distutils.core import run_setup
 options = run_setup("setup.py", script_args=["--dry-run"], stop_after="config")
-print(repr({"python_requires": options.python_requires, "data_files": options.data_files}))
+print(repr({key: getattr(options, key) for key in ("python_requires", "data_files", "packages")}))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
@@ -95,4 +95,7 @@ print(repr({"python_requires": options.python_requires, "data_files": options.da
     assert installed["share/ament_index/resource_index/packages"] == ["resource/parallel_naf"]
     assert "package.xml" in installed["share/parallel_naf"]
     assert "launch/fleet.launch.py" in installed["share/parallel_naf/launch"]
-    assert "hardware_configs/fleets/sim2.yaml" in installed["share/parallel_naf/hardware_configs/fleets"]
+    for file in ("fleets/sim2.yaml", "urdf/ur5e.urdf", "systemd/pnaf-robot@.service"):
+        path = Path("hardware_configs") / file
+        assert str(path) in installed[f"share/parallel_naf/{path.parent}"]
+        assert ".".join(path.parent.parts) in options["packages"]
