@@ -49,7 +49,7 @@ class InProcessFleet:
         """Draw a network and put the robots at their homes."""
         self.config = fleet.learner
         first = fleet.robots[0]
-        self.spec = make_task(fleet.task, first.robot).spec
+        self.spec = make_task(fleet, first.id).spec
         self.trainer = Trainer(self.config, self.spec, seed=seed)
         self.mirror = ReplayMirror(self.spec.observation.size, self.spec.action.size, 1_000_000)
         self.limiter = RateLimiter(self.config.updates_per_row, self.config.warmup_rows)
