@@ -103,8 +103,13 @@ class Episode:
         return success
 
     def stop(self, reason: EndReason) -> None:
-        """End it now; the step under way has no outcome and is not recorded."""
-        self._end(reason, False, {})
+        """End it now; the step under way has no outcome and is not recorded.
+
+        A verdict on that step stands all the same: whoever gave it was told that the episode ends with it.
+        """
+        if self.verdict is not None:
+            reason = "success" if self.verdict else "failure"
+        self._end(reason, bool(self.verdict), {})
 
     def _end(self, reason: EndReason, success: bool, metrics: dict[str, float]) -> None:
         metrics = metrics | {"return": self._return} | self.counts.metrics

@@ -695,6 +695,16 @@ def test_a_verdict_is_not_lost_when_the_next_episode_is_asked_for_at_once(robot:
     assert [robot.last_batch(i).end for i in range(2)] == ["success", "time_limit"]
 
 
+@pytest.mark.parametrize(("success", "end"), [(True, "success"), (False, "failure")])
+def test_a_verdict_stands_when_the_step_under_way_is_lost(robot: Robot, success: bool, end: str) -> None:
+    robot.begin_episode(steps=3)
+    robot.loop.label(success)
+    robot.loop.fault("by the test")
+    rows, last = robot.episode(0), robot.last_batch(0)
+    assert (last.end, last.success, robot.loop.phase) == (end, success, "fault")
+    assert len(rows["reward"]) == 3 and rows["truncated"][-1] and not rows["terminated"].any()
+
+
 def test_a_person_may_ask_for_the_next_episode(robot: Robot) -> None:
     robot.begin_episode(steps=5)
     robot.loop.next_episode()
