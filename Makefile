@@ -32,8 +32,8 @@ help: ## List these targets
 demo: $(STAMP) ## Two simulated robots learn to reach (RUN=name SEED=n SECURE=1); the last line names the run folder
 	@$(BIN)/pnaf demo --run "$(RUN)" --seed "$(SEED)" $(if $(SECURE),--secure)
 
-test: $(STAMP) ## Run the tests (ARGS="tests/fleet -k codec" for some of them)
-	@$(BIN)/pytest $(ARGS)
+test: $(STAMP) ## Run the tests, two at a time (ARGS="tests/fleet -k codec" for some of them, one at a time)
+	@$(BIN)/pytest $(or $(ARGS),-n 2 --dist loadfile)
 
 check: $(STAMP) ## Check format, style and types
 	@$(BIN)/ruff format --check

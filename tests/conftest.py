@@ -23,7 +23,8 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 # Domains up to 100 keep DDS below the kernel's ephemeral ports, and so do these ports of ours.
 _ROS_DOMAINS = range(1, 101)
-_TCP_PORTS = range(20_000, 30_000)
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_TCP_PORTS = range(20_000 + _WORKER % 8, 30_000, 8)  # no two workers of a parallel run share one
 _given_ports: set[int] = set()
 
 WaitUntil = Callable[..., None]

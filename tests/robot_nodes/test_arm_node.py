@@ -211,24 +211,28 @@ def test_in_lockstep_each_period_waits_for_the_answer_to_its_state(start: Start)
         answers[stamp_ns(state)] = 0.1 * (1 + stamp_ns(state) // PERIOD_NS % 7)
         return [0.0] * 6 + [answers[stamp_ns(state)] - 0.4]
 
+    def answered() -> list[bool]:
+        """Of the newest 200 periods: whether each did what was answered to its state."""
+        return [
+            state.velocity[list(state.name).index("joint_7")]
+            == pytest.approx(answers[stamp_ns(state) - PERIOD_NS] - 0.4, abs=0.005)
+            for state in peer.states[-200:]
+            if stamp_ns(state) - PERIOD_NS in answers
+        ]
+
     peer.command([0.0] * 7)  # the arm sees somebody who commands it
     peer.answer = answer
-    peer.spin_until(lambda: len(answers) > 300, "300 periods")
+    peer.spin_until(lambda: answers, "the first period")
+    # A command too many, as the first one may be, is made up for after 200 periods at the latest.
+    peer.spin_until(lambda: len(answers) % 50 == 0 and sum(answered()) > 190, "200 periods in step", 60.0)
+    assert all(answered())
     stamps = [stamp_ns(state) for state in peer.states]
-    checked = 0
-    for state in peer.states[-200:]:
-        asked = answers.get(stamp_ns(state) - PERIOD_NS)
-        if asked is not None:
-            velocity = state.velocity[list(state.name).index("joint_7")]
-            assert velocity == pytest.approx(asked - 0.4, abs=0.005)
-            checked += 1
-    assert checked > 190
     assert set(np.diff(stamps[-200:])) == {PERIOD_NS}
 
     # Whoever hears the time of an instant can have its states: they were sent first.
     states_ns = {ns for topic, ns in peer.heard if topic == "joint_states"}
     clocks_ns = [ns for topic, ns in peer.heard if topic == "clock"]
-    assert len(clocks_ns) > 200
+    assert len(clocks_ns) > 150
     assert set(clocks_ns[-100:-1]) <= states_ns
 
     peer.answer = lambda state: None
