@@ -192,7 +192,11 @@ def measure(fleet: FleetConfig, joint_states_hz: float, seconds: float, mode: st
     with tempfile.TemporaryDirectory() as temporary:
         folder = create_run_folder(fleet, Path(temporary), "run")
         out = Path(temporary)
-        ros = ros_environment(fleet) | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        ros = ros_environment(fleet) | {
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "XDG_STATE_HOME": temporary,  # these arms are not real
+        }
 
         def module(name: str, *arguments: object, after: tuple[str, ...] = ()) -> NodeSpec:
             command = (sys.executable, "-m", f"benchmarks.common.{name}", *map(str, arguments))

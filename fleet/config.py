@@ -142,7 +142,7 @@ class SpoolConfig(Model):
 
 
 class RosConfig(Model):
-    """ROS 2 settings of every process this fleet starts."""
+    """ROS 2 settings of the fleet's processes; one whose shell has something else refuses to start."""
 
     domain_id: int = Field(0, ge=0, le=232, description="ROS_DOMAIN_ID: only nodes of one domain meet.")
     discovery_range: Literal["LOCALHOST", "SUBNET", "OFF", "SYSTEM_DEFAULT"] = Field(
@@ -211,7 +211,7 @@ class FleetConfig(Model):
     )
     learner: LearnerConfig = Field(LearnerConfig(), description="Trains NAF and broadcasts the policy.")
     spool: SpoolConfig = Field(SpoolConfig(), description="Each robot's own disk.")
-    ros: RosConfig = Field(RosConfig(), description="ROS 2 settings of every process the fleet starts.")
+    ros: RosConfig = Field(RosConfig(), description="Absent: those of the shell; `fleet up`: the defaults.")
     goal: GoalConfig | None = Field(None, description="Absent: run until stopped.")
     security: SecurityConfig | None = Field(None, description="Absent: no keys, every socket on loopback.")
 

@@ -8,6 +8,7 @@ alone. Messages name the file, the key, the value and what is allowed.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,17 +105,20 @@ def _inline(data: dict[str, Any], path: Path) -> Sources:
         if robot is None:
             robots[i] = entry  # its robot is required and missing
             continue
-        base = path
-        if isinstance(robot, str):
-            base = sources["robots", i, "robot"] = path.parent / robot
-            robot = read_yaml(base)
-        if isinstance(robot, dict):
-            robot = dict(robot)
-            if isinstance(robot.get("urdf"), str):
-                robot["urdf"] = str((base.parent / robot["urdf"]).resolve())
         # A copy: an override for one robot must not reach those that share its config.
-        robots[i] = copy.deepcopy(entry | {"robot": robot})
+        robots[i] = copy.deepcopy(entry | {"robot": _inline_robot(robot, path, i, sources)})
     return sources
+
+
+def _inline_robot(robot: Any, path: Path, index: int, sources: Sources) -> Any:
+    """The config of the fleet's index-th robot: itself, or read from the file that it names."""
+    base = path
+    if isinstance(robot, str):
+        base = sources["robots", index, "robot"] = path.parent / robot
+        robot = read_yaml(base)
+    if isinstance(robot, dict) and isinstance(robot.get("urdf"), str):
+        robot = robot | {"urdf": str((base.parent / robot["urdf"]).resolve())}
+    return robot
 
 
 def load_fleet(path: Path | str, overrides: Sequence[str] = ()) -> FleetConfig:
@@ -139,6 +143,10 @@ def load_fleet(path: Path | str, overrides: Sequence[str] = ()) -> FleetConfig:
         _apply_override(data, override)
         key = override.partition("=")[0]  # what is wrong may be the override, not the file
         sources = {loc: file for loc, file in sources.items() if not key.startswith(_dotted(loc))}
+        if re.fullmatch(r"robots\.\d+\.robot", key) and isinstance(data["robots"], list):
+            index = int(key.split(".")[1])
+            entry = data["robots"][index]
+            entry["robot"] = _inline_robot(entry["robot"], path, index, sources)
     try:
         fleet = FleetConfig.model_validate(data)
     except ValidationError as error:
@@ -191,7 +199,16 @@ def explain(path: Path, error: Any, sources: Sources | None = None) -> str:
         return f"{path}: {key}: unknown key (value {shown}); remove it or correct its spelling"
     if error["type"] == "missing":
         return f"{path}: {key}: is required and missing"
+    if error["type"] == "value_error" and _is_group(error["input"]):
+        # Of a validator of several keys: it names those that matter.
+        said = str(error["ctx"]["error"])
+        return f"{path}: {key}: {said}" if loc else f"{path}: {said}"
     return f"{path}: {key} = {shown}: {error['msg']}"
+
+
+def _is_group(value: Any) -> bool:
+    """Whether this is keys with values, or a list of such: too much for a line."""
+    return isinstance(value, dict) or (isinstance(value, list) and any(map(_is_group, value)))
 
 
 def save_fleet(fleet: FleetConfig, path: Path) -> None:

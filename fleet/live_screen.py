@@ -24,6 +24,7 @@ _STATE_STYLES = {
     "fault": "bold red",
     "estopped": "bold white on red",
 }
+_STOPPED = ("paused", "fault", "estopped")
 _STALE_S = 5.0
 _MANY_ROWS = 500  # that wait on a robot: more than a few seconds of it
 
@@ -70,8 +71,19 @@ def summary_line(status: Status, progress: Progress) -> str:
         f"  updates {learner.get('learner/updates', 0):,} ({learner.get('learner/updates_per_s', 0):.0f}/s)"
         f"  policy v{learner.get('learner/policy_version', -1)}"
         f"  success {_percent(rate)} of the last {over} evaluations ({len(status.evaluations)} done)"
+        + "".join(f"  {text}" for text in _stopped_robots(status))
         + (f"  {progress.note}" if progress.note else "")
     )
+
+
+def _stopped_robots(status: Status) -> list[str]:
+    """Robots that go on only when a person lets them, each with its note."""
+    texts = []
+    for process in _of_role(status, "robot"):
+        if process["state"] in _STOPPED:
+            note = str(process["stats"].get("robot/note", ""))
+            texts.append(f"{process['process_id']} {process['state']}" + (f": {note}" if note else ""))
+    return texts
 
 
 def render(status: Status | None, progress: Progress) -> RenderableType:
@@ -131,10 +143,10 @@ def _robot_notes(status: Status) -> list[Text]:
         if waiting > _MANY_ROWS:
             text = f"{process['process_id']}: {waiting:,} rows wait in its spool"
             notes.append(Text(text, style="yellow"))
-        note = str(stats.get("robot/note", ""))
-        if note and process["state"] != "episode" and not _is_silent(process):
+        note, silent = str(stats.get("robot/note", "")), _is_silent(process)
+        if note and (silent or process["state"] != "episode"):
             name = Text(f"{process['process_id']} ")
-            notes.append(name + _state(process) + Text(f": {note}"))
+            notes.append(name + _state(process) + Text(f"; last: {note}" if silent else f": {note}"))
     return notes
 
 

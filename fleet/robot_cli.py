@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,9 +14,14 @@ from rich.table import Table
 
 from fleet.cli_options import DEMO_FLEET, ConfigPath, Overrides, RunDir
 from fleet.cli_output import Json, clear_errors, escape, fail, log_to_stderr, print_json
+from fleet.config import ConfigError, FleetConfig
 from fleet.config_file import load_fleet, load_robot
 from fleet.doctor import Finding, examine
 from fleet.ready import EXIT_CONFIG
+from fleet.robot_config import RobotConfig, UrdfTopic
+from fleet.ros_network import join_ros_network, ros_network
+
+logger = logging.getLogger(__name__)
 
 robot_app = typer.Typer()
 
@@ -43,15 +50,17 @@ def robot(
     ros_args = [arg for arg in context.args if arg != "--ros-args"]
     if dry_run:
         with clear_errors():
+            fleet = _join_fleet(config, robot_id, overrides)
             from robot_nodes.dry_run import run_dry
 
-            fleet = load_fleet(config, overrides or ())
             raise typer.Exit(run_dry(fleet, robot_id, run_dir, ros_args, as_json=as_json))
     log_to_stderr()
     with clear_errors():
+        fleet = _join_fleet(config, robot_id, overrides)
+        logger.info("%s: %s", robot_id, ros_network(os.environ))
         from robot_nodes.robot_process import run_robot
 
-        raise typer.Exit(run_robot(load_fleet(config, overrides or ()), robot_id, run_dir, ros_args))
+        raise typer.Exit(run_robot(fleet, robot_id, run_dir, ros_args))
 
 
 @robot_app.command("sim-arm")
@@ -59,10 +68,19 @@ def sim_arm(config: ConfigPath, robot_id: RobotId, overrides: Overrides = None) 
     """Simulate one robot's arm in MuJoCo, behind the topics of ros2_control."""
     log_to_stderr()
     with clear_errors():
+        fleet = _join_fleet(config, robot_id, overrides)
+        logger.info("arm of %s: %s", robot_id, ros_network(os.environ))
         from robot_nodes.sim.arm_node import run_arm
 
-        fleet = load_fleet(config, overrides or ())
         run_arm(fleet.entry(robot_id).robot, robot_id, fleet.seed)
+
+
+def _join_fleet(config: Path, robot_id: str, overrides: list[str] | None) -> FleetConfig:
+    """Load the fleet of this robot and join its ROS network; rclpy must not be imported before."""
+    fleet = load_fleet(config, overrides or ())
+    fleet.entry(robot_id)
+    join_ros_network(fleet, os.environ)
+    return fleet
 
 
 @robot_app.command()
@@ -79,15 +97,30 @@ def doctor(
     namespace: Annotated[
         str, typer.Option(help="With --robot: where its topics are; the robot's id in the fleet.")
     ] = "",
-    seconds: Annotated[float, typer.Option(min=0.5, help="With --robot: how long to listen.")] = 3.0,
+    robot_id: Annotated[
+        str, typer.Option("--id", help="The same for a robot of --config, on the fleet's ROS domain.")
+    ] = "",
+    seconds: Annotated[float, typer.Option(min=0.5, help="With --robot or --id: how long to listen.")] = 3.0,
+    overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
     """Say what is missing on this machine, or wrong with a robot (--robot), and what to do about it."""
     with clear_errors():
-        if robot is None:
-            findings, wrong = examine(load_fleet(config)), "missing"
+        if robot_id and (robot or namespace):
+            raise ConfigError("--id names a robot of the fleet: leave --robot and --namespace out")
+        if robot_id:
+            entry = _join_fleet(config, robot_id, overrides).entry(robot_id)
+            findings, wrong = _examine_robot(entry.robot, robot_id, seconds), "wrong"
+        elif robot is not None:
+            checked = load_robot(robot)
+            if not namespace and (names := _relative_names(checked)):
+                raise ConfigError(
+                    f"{robot}: {', '.join(names)}: without a leading / it is in the robot's namespace: "
+                    "give --namespace ID, the robot's id in the fleet"
+                )
+            findings, wrong = _examine_robot(checked, namespace, seconds), "wrong"
         else:
-            findings, wrong = _examine_robot(robot, namespace, seconds), "wrong"
+            findings, wrong = examine(load_fleet(config, overrides or ())), "missing"
     if as_json:
         print_json([asdict(finding) for finding in findings])
     else:
@@ -95,8 +128,21 @@ def doctor(
     raise typer.Exit(0 if all(f.ok or not f.needed for f in findings) else 1)
 
 
-def _examine_robot(path: Path, namespace: str, seconds: float) -> list[Finding]:
-    config = load_robot(path)
+def _relative_names(robot: RobotConfig) -> list[str]:
+    """Topics and services that are looked for in the robot's namespace."""
+    names = [robot.topics.joint_states, robot.topics.command, *(sensor.topic for sensor in robot.sensors)]
+    if "trajectory" in robot.reset.steps:
+        names.append(robot.topics.joint_trajectory)
+    if robot.reset.service is not None:
+        names.append(robot.reset.service)
+    if robot.external_estop is not None:
+        names.append(robot.external_estop.topic)
+    if isinstance(robot.urdf, UrdfTopic):
+        names.append(robot.urdf.topic)
+    return [name for name in names if not name.startswith("/")]
+
+
+def _examine_robot(config: RobotConfig, namespace: str, seconds: float) -> list[Finding]:
     try:
         from robot_nodes.robot_doctor import examine_robot
     except ImportError as error:

@@ -210,7 +210,8 @@ class TrackingWatchdog(Model):
 
     window_s: Positive = Field(description="Over which travel is compared (s).")
     limit_rad: Positive = Field(
-        description="Largest difference between commanded and measured travel in the window (rad)."
+        description="Largest difference between commanded and measured travel in the window (rad), and, in "
+        "however long, in one direction, of a joint that hardly moves."
     )
     action: Reaction = Field(
         description="wait: hold still until it is right again; latch: until a person resumes the robot."
@@ -249,6 +250,9 @@ class Watchdogs(Model):
     loop_hang_s: Positive = Field(
         description="A process of its own commands zeros when the control loop has stood still this long "
         "(s, wall time) or the node has died. Always latches."
+    )
+    other_commander: Reaction | None = Field(
+        description="What follows when somebody else publishes on the command topic; null: not looked at."
     )
     effort: Reaction = Field(description="What follows when limits.max_effort is exceeded.")
     sensor_age: Reaction = Field(description="What follows when a sensor is older than its max_age_s.")

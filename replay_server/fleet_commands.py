@@ -74,7 +74,7 @@ class FleetCommands:
     def deliver(self, command: FleetCommand) -> Delivery:
         """Remember a command and say to whom it goes.
 
-        A resume is kept from robots whose e-stop still holds.
+        A resume is kept from robots that are e-stopped, by whomever.
 
         Raises:
             RefusedError: No such command or robot, or the one robot to be resumed is e-stopped.
@@ -110,15 +110,16 @@ class FleetCommands:
             self._estop_of_newcomers = command
 
     def _release(self, command: FleetCommand, robots: list[tuple[bytes, Peer]]) -> list[str]:
-        """End the e-stops that were reset; returns the robots whose e-stop still holds."""
+        """End the e-stops that were reset; returns the robots that are e-stopped still."""
         latched = set()
         if command.target == "*":
             self._estop_of_newcomers = None
         for robot_id in {peer.process_id for _, peer in robots}:
-            if (estop := self._estops.get(robot_id)) is None:
-                continue
-            beat = self._processes.newest("robot", robot_id)
-            if beat is not None and _was_reset(estop, beat):
+            estop, beat = self._estops.get(robot_id), self._processes.newest("robot", robot_id)
+            if estop is None:  # but perhaps one that did not come from here: a button, a service, a topic
+                if beat is not None and beat.state == _ESTOPPED:
+                    latched.add(robot_id)
+            elif beat is not None and _was_reset(estop, beat):
                 del self._estops[robot_id]
             else:
                 latched.add(robot_id)

@@ -10,6 +10,7 @@ went through the guard or is zero.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -39,6 +40,7 @@ from robot_nodes.trajectory import Trajectory
 logger = logging.getLogger(__name__)
 
 _LONGEST_STEP = 1.9  # control periods between two readings; joint states of 20 Hz and more stay below
+_TELL_S = 5.0  # between two lines in the log about such steps
 _NO_SENSORS: Vector = np.zeros(0)
 
 Phase = Literal["waiting", "resetting", "episode", "paused", "fault", "estopped"]
@@ -110,6 +112,8 @@ class ControlLoop:
 
         self.ticks = 0
         self.late_ticks = 0
+        self._odd_steps = 0  # since the log was told of them
+        self._odd_steps_told_s = -math.inf
         self.episodes = 0
         self._counts = InterventionCounts()
         self.training_outcomes: deque[bool] = deque(maxlen=20)
@@ -261,6 +265,7 @@ class ControlLoop:
             if not 0.0 < interval_s < _LONGEST_STEP * self._dt:
                 # A step of another length is not what the policy learns from: drop it, start afresh.
                 self.late_ticks += 1
+                self._tell_odd_step(interval_s, steady_s)
                 self._stop_episode("fault")
                 self._begin_reset()
         self._last_stamp_ns = reading.stamp_ns
@@ -357,6 +362,19 @@ class ControlLoop:
             self.note = old
         else:
             self._begin_reset()
+
+    def _tell_odd_step(self, interval_s: float, steady_s: float) -> None:
+        self._odd_steps += 1
+        if steady_s - self._odd_steps_told_s < _TELL_S:
+            return
+        logger.warning(
+            "episode dropped: joint states %.3f s apart, a step takes %.3f s (%d since the last such line): "
+            "the driver or this computer was late",
+            interval_s,
+            self._dt,
+            self._odd_steps,
+        )
+        self._odd_steps, self._odd_steps_told_s = 0, steady_s
 
     def _begin_reset(self) -> None:
         self._reset.begin()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ from rich.text import Text
 
 from fleet.cli_output import log_to_stderr
 from fleet.config import ConfigError, FleetConfig
+from fleet.ros_network import ros_network
 from robot_nodes.actor import NewestPolicy
 from robot_nodes.clearance import GuardGeometry
 from robot_nodes.dry_run_view import (
@@ -163,7 +165,8 @@ def run_dry(
     if not as_json:
         joints = ", ".join(entry.robot.joints)
         console.print(
-            f"{TITLE}. {entry.id} is a {entry.robot.name} with the joints {joints}.", style="yellow"
+            f"{TITLE}. {entry.id}: {entry.robot.name}, joints {joints}; {ros_network(os.environ)}.",
+            style="yellow",
         )
     dry_run = DryRun(fleet, robot_id, time.monotonic)
     if live:

@@ -103,7 +103,7 @@ def as_line(view: DryRunView) -> str:
         f"at [{q}] rad asked [{asked}] would send [{sent}] rad/s",
         f"guard {_guard(view)}",
         f"tool {_clearance(view)}",
-        f"watchdogs {'; '.join(f'{w.name}: {w.text}' for w in view.watchdogs) or 'content'}",
+        f"watchdogs {'; '.join(f'{w.name}: {w.text}' for w in view.watchdogs) or 'none has tripped'}",
         f"tick {view.tick_ms[0]:.2f} ms",
     ]
     return " | ".join(parts)
@@ -140,7 +140,7 @@ def as_screen(view: DryRunView) -> RenderableType:
             "watchdog", Text(f"{watchdog.name}: {watchdog.text} ({watchdog.reaction})", style="red")
         )
     if not view.watchdogs:
-        facts.add_row("watchdogs", "all content")
+        facts.add_row("watchdogs", "none has tripped")
     parts = (joints, Text(), facts) if view.joints else (facts,)
     return Panel(Group(*parts), title=TITLE, border_style="yellow", subtitle="Ctrl-C ends it")
 
@@ -159,7 +159,7 @@ def summary(view: DryRunView | None) -> str:
 def _state(view: DryRunView) -> str:
     text = f"{view.phase} ({view.note})" if view.note else view.phase
     if view.phase == "fault":
-        text += f"; to go on: ros2 lifecycle set /{view.robot_id}/robot_node activate, or start again"
+        text += "; a dry run goes on by itself in a few seconds, a real run would wait for a person"
     return text
 
 

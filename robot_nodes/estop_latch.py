@@ -9,16 +9,16 @@ from fleet.durable_files import fsync_path
 
 
 class EstopLatch:
-    """`<folder>/<robot_id>.estop`; its presence is the latch, its text is for people.
+    """`<folder>/<name>.estop`; its presence is the latch, its text is for people.
 
-    latch = EstopLatch(run.spool, robot_id)
+    latch = EstopLatch(folder, name)               # robot_nodes/robot_state_folder.py says where
     if latch.reason: …                   # e-stopped before this process was started
     latch.set("e-stop by ROS service")
     latch.clear()                        # by a person only
     """
 
-    def __init__(self, folder: Path, robot_id: str) -> None:
-        self.path = folder / f"{robot_id}.estop"
+    def __init__(self, folder: Path, name: str) -> None:
+        self.path = folder / f"{name}.estop"
 
     @property
     def reason(self) -> str:

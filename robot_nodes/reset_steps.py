@@ -25,6 +25,8 @@ PLAN_STEPS = 10  # per tick: about a millisecond
 LAG_S = 0.5
 DEVIATION_RAD = 0.1
 DEVIATION_S = 0.5  # as long as it may be elsewhere
+NAMED_JOINTS = 3  # at most, in the text of a fault
+STILL_RAD = 0.005  # a joint that has stayed within this did not move
 
 
 class ResetError(RuntimeError):
@@ -48,6 +50,8 @@ class Motion:
 
     def __init__(self, robot: RobotConfig, home: Vector) -> None:
         self.robot, self.home, self.reset = robot, home, robot.reset
+        self._least: Vector = np.full_like(home, np.inf)  # where each joint has been since the step began
+        self._farthest: Vector = np.full_like(home, -np.inf)
 
     def at_rest(self, qd: Vector) -> bool:
         """Slow enough to begin an episode, or a trajectory."""
@@ -61,15 +65,24 @@ class Motion:
         """Fail when it has taken too long (s).
 
         Raises:
-            ResetError: It has; the text names the joint that is farthest from home.
+            ResetError: It has; the text names the joints that are farthest from home.
         """
+        self._least, self._farthest = np.fmin(self._least, q), np.fmax(self._farthest, q)
         if now_s > self.reset.timeout_s:
-            error = np.abs(self.home - q)
-            worst = int(error.argmax())
-            raise ResetError(
-                f"reset took more than {self.reset.timeout_s:g} s: {self.robot.joints[worst]} is "
-                f"{error[worst]:.2f} rad from home"
-            )
+            raise ResetError(f"reset took more than {self.reset.timeout_s:g} s: {self._what_is_left(q)}")
+
+    def _what_is_left(self, q: Vector) -> str:
+        error = np.abs(self.home - q)
+        away = [int(j) for j in np.argsort(-error, kind="stable") if error[j] >= self.reset.tolerance_rad]
+        if not away:
+            return "the arm is home, but does not come to rest"
+        texts = [
+            f"{self.robot.joints[j]} is {error[j]:.2f} rad from home"
+            + (" and did not move" if self._farthest[j] - self._least[j] < STILL_RAD else "")
+            for j in away[:NAMED_JOINTS]
+        ]
+        more = len(away) - len(texts)
+        return ", ".join(texts) + (f", and {more} more" if more else "")
 
 
 class VelocityStep:

@@ -30,9 +30,11 @@ from robot_nodes.estop import Estop
 from robot_nodes.estop_latch import EstopLatch
 from robot_nodes.joint_states import JointReading, JointStateError, JointStateReader, OtherJointsError
 from robot_nodes.kinematics import Kinematics
+from robot_nodes.other_commanders import OtherCommanders
 from robot_nodes.people import People
 from robot_nodes.polled_topic import PolledTopic
 from robot_nodes.reset_topics import ResetTopics
+from robot_nodes.robot_state_folder import ArmLock, RunningMarker, arm_name, real_arms_folder
 from robot_nodes.robot_stats import RobotStats
 from robot_nodes.sensor_topics import SensorTopics
 from robot_nodes.tasks.task import make_task
@@ -42,6 +44,7 @@ from robot_nodes.watchdog import Surroundings, Watchdog
 from robot_nodes.watchdogs import RobotWatchdogs
 
 _FAULT_ZEROS_S = 0.5  # of a latched fault before the node goes inactive: one lost message does not matter
+_DRY_FAULT_S = 5.0  # of a latched fault in a dry run before it goes on: time to read it
 
 
 class Robot:
@@ -50,7 +53,7 @@ class Robot:
     robot = Robot(node, fleet, robot_id, spool_dir, exploration_scale=1.0)
     robot.start(); every 1/control_rate_hz, in ROS time: robot.tick()      # active
     robot.stop("node deactivated")                                         # zeros, inactive
-    robot.close()
+    robot.end_in_order(); robot.close()
 
     Attributes:
         loop: The control loop.
@@ -59,7 +62,7 @@ class Robot:
         watchdogs: What stops the robot besides the guard.
         stats: The robot in numbers.
         active: Control ticks run, and commands leave.
-        on_fault: Called when a latched fault has been told with zeros for a while.
+        on_fault: Called when a latched fault has been told with zeros for a while; not in a dry run.
         on_operator: Called with what an operator wants of the node as a whole: `resume` or `stop`.
     """
 
@@ -84,11 +87,21 @@ class Robot:
         self.active = False
         self._moves_arm = not dry_run
         self.on_fault: Callable[[], object] = lambda: None
+        self._fault_shown_s = _DRY_FAULT_S if dry_run else _FAULT_ZEROS_S
         self.on_operator: Callable[[FleetCommand, str], None] = lambda command, note: None
         self._fault_s: float | None = None
+        self._ticked_s = 0.0  # steady time of the newest tick
         self._operator: queue.SimpleQueue[FleetCommand] = queue.SimpleQueue()
+        self._marker: RunningMarker | None = None
+        state_folder, state_name = spool_dir, robot_id
         with ExitStack() as parts:
-            # First, because its process takes as long to start as everything else.
+            if config.sim is None and not dry_run:
+                topic = node.resolve_topic_name(config.topics.command)
+                state_folder = real_arms_folder()
+                state_name = arm_name(node.context.get_domain_id(), topic)
+                parts.callback(ArmLock(state_folder, state_name).release)  # before a publisher exists
+                self._marker = RunningMarker(state_folder, state_name)
+            # Early, because its process takes as long to start as everything else.
             self._commands = DryCommandChannel(node, config) if dry_run else CommandChannel(node, config)
             parts.callback(self._commands.close)
             self._operator_calls = node.create_guard_condition(self._obey_operator)
@@ -120,18 +133,27 @@ class Robot:
             if restarts and config.sim is None:
                 # A fault may have been latched in the process that died.
                 self.loop.pause("started again after a crash: look at the robot, then `pnaf fleet resume`")
+            elif self._marker is not None and self._marker.found:
+                self.loop.pause(
+                    "it did not end in order the last time: look at the robot, then `pnaf fleet resume`"
+                )
             self._reader = JointStateReader(config.joints, needs_effort=config.limits.max_effort is not None)
             # Not depth 1: a gripper's message on the same topic would push out the arm's.
             self._joint_states = PolledTopic(node, JointState, config.topics.joint_states)
             parts.callback(self._joint_states.close)
             self.watchdogs = RobotWatchdogs(config, self._joint_states.name, self._commands.topic)
+            if config.watchdogs.other_commander is not None:
+                ours = 0 if dry_run else 1
+                self._others: OtherCommanders | None = OtherCommanders(node, self._commands.topic, ours=ours)
+            else:
+                self._others = None
             self.stats = RobotStats(self.loop, self._uplink, self.watchdogs)
             self._sensors = SensorTopics(node, config.sensors)
             parts.callback(self._sensors.close)
             self._reset_topics = ResetTopics(node, config, self.loop, dry_run=dry_run)
             parts.callback(self._reset_topics.close)
             parts.callback(People(node, self.loop, config.teleop).close)
-            latch = None if dry_run else EstopLatch(spool_dir, robot_id)
+            latch = None if dry_run else EstopLatch(state_folder, state_name)
             self._estop = Estop(node, config.external_estop, latch, self._stop_latched, self._clear_estop)
             parts.callback(self._estop.close)
             steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -144,6 +166,8 @@ class Robot:
 
     def start(self) -> bool:
         """Let the robot move; returns whether the process that commands zeros has found the controller."""
+        if self._marker is not None:
+            self._marker.set()
         self._commands.renew()
         matched = self._commands.await_match()
         self._fault_s = None
@@ -158,6 +182,14 @@ class Robot:
         self.active = False
         self.loop.pause(note)
         self._reset_topics.serve()
+
+    def end_in_order(self) -> None:
+        """The robot stands still and nobody needs to look at it before it is started again."""
+        if self._marker is not None:
+            try:
+                self._marker.clear()
+            except OSError as error:
+                self._node.get_logger().error(f"the next start will wait for a resume: {error}")
 
     def close(self) -> None:
         """Ship what is left, for at most ten seconds, stop the threads and give the topics back."""
@@ -191,6 +223,7 @@ class Robot:
     def tick(self) -> None:
         """Observe, act, guard, command; or command zero when a watchdog trips."""
         began_s, ros_ns, loop = time.monotonic(), self._node.get_clock().now().nanoseconds, self.loop
+        self._ticked_s = began_s
         self._read_joint_states()
         reading = self.reading
         if reading is not None:
@@ -218,6 +251,7 @@ class Robot:
                 external_estop=self._estop.missing,
                 sensor=stale_sensor,
                 spool=self._uplink.spool_full,
+                other_commander="" if self._others is None else self._others.look(steady_s),
                 policy_age_s=None if newest is None else steady_s - newest.received_s,
             )
         )
@@ -234,19 +268,25 @@ class Robot:
         now_s = time.monotonic()
         self._commands.feed(on_duty=self.active)
         self._estop.watch(now_s)
-        self._read_joint_states()
-        ros_ns = self._node.get_clock().now().nanoseconds
-        tripped = self._check(now_s, ros_ns, self._sensors.read(now_s)[1])
-        if self.active and tripped is not None:
-            self._hold(tripped)
+        if not self.active or now_s - self._ticked_s > self._commands.feed_period_s:  # ticks do it, too
+            self._read_joint_states()
+            ros_ns = self._node.get_clock().now().nanoseconds
+            tripped = self._check(now_s, ros_ns, self._sensors.read(now_s)[1])
+            if self.active and tripped is not None:
+                self._hold(tripped)
         if not self.active or self.loop.phase != "fault":
             self._fault_s = None
             return
         self._commands.zero()
         if self._fault_s is None:
             self._fault_s = now_s
-        elif now_s - self._fault_s > _FAULT_ZEROS_S:
-            self.on_fault()
+        elif now_s - self._fault_s > self._fault_shown_s:
+            (self.on_fault if self._moves_arm else self._go_on)()
+
+    def _go_on(self) -> None:
+        """After a fault in a dry run, in which nothing can move: nobody has to look at the robot first."""
+        self.watchdogs.restart()
+        self.loop.resume("dry run: goes on after a fault")
 
     # People ---------------------------------------------------------------------------------
 

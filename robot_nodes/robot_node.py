@@ -55,7 +55,7 @@ class RobotNode(LifecycleNode):
 
     Attributes:
         robot: What configure has made; none before it and after cleanup.
-        on_tick: Called after each control tick.
+        on_tick: Called after each control tick, and once a second: ROS time may stand still.
         stop_requested: Somebody wants the process to end.
     """
 
@@ -82,7 +82,7 @@ class RobotNode(LifecycleNode):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(_DIAGNOSTICS_PERIOD_S, self._diagnose, clock=steady)
         self._tick_timer: Timer | None = None
-        self._paused_by_lifecycle = False
+        self._paused_by_lifecycle = self._inactive_by_fault = False
         self.robot: Robot | None = None
         self.on_tick: Callable[[Robot], None] | None = None
         self.stop_requested = False
@@ -104,8 +104,8 @@ class RobotNode(LifecycleNode):
         except (ValueError, OSError, SpoolError) as error:
             logger.error("cannot configure %s: %s", self._robot_id, error)
             return TransitionCallbackReturn.FAILURE
-        self.robot.on_fault, self.robot.on_operator = self.trigger_deactivate, self._on_operator
-        self._paused_by_lifecycle = False
+        self.robot.on_fault, self.robot.on_operator = self._on_fault, self._on_operator
+        self._paused_by_lifecycle = self._inactive_by_fault = False
         logger.info("%s configured%s", self._robot_id, " for a dry run" if self._dry_run else "")
         return TransitionCallbackReturn.SUCCESS
 
@@ -117,7 +117,7 @@ class RobotNode(LifecycleNode):
             logger.warning("the process that commands zeros in an emergency finds no controller: not moving")
         if self.robot.loop.phase == "fault" or self._paused_by_lifecycle:
             self.robot.loop.resume("node activated")
-        self._paused_by_lifecycle = False
+        self._paused_by_lifecycle = self._inactive_by_fault = False
         self._tick_timer = self.create_timer(1.0 / self._rate_hz, self._on_tick)
         return TransitionCallbackReturn.SUCCESS
 
@@ -146,8 +146,13 @@ class RobotNode(LifecycleNode):
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop moving and give everything back: the node can be configured again."""
         self.stop_moving()
-        self.close()
+        self.close(orderly=False)
         return TransitionCallbackReturn.SUCCESS
+
+    def _on_fault(self) -> None:
+        """Go inactive; a person's resume ends that, even if an e-stop and its reset came in between."""
+        self._inactive_by_fault = True
+        self.trigger_deactivate()
 
     def _on_operator(self, command: FleetCommand, note: str) -> None:
         """What an operator wants of the node as a whole."""
@@ -155,6 +160,9 @@ class RobotNode(LifecycleNode):
         if command.kind == "stop":
             self.stop_requested = True
         elif command.kind == "resume" and self.robot.loop.phase == "fault":
+            self.trigger_activate()
+        elif command.kind == "resume" and self.robot.loop.phase == "paused" and self._inactive_by_fault:
+            self.robot.loop.resume(note)
             self.trigger_activate()
         elif command.kind == "resume":
             self.get_logger().error(f"{note}: the node is inactive, activate it (lifecycle, `activate`)")
@@ -179,6 +187,8 @@ class RobotNode(LifecycleNode):
         lifecycle = str(self._state_machine.current_state[1])
         snapshot = Snapshot(lifecycle) if self.robot is None else self.robot.stats.snapshot(lifecycle)
         self._state_topics.diagnose(diagnose(snapshot))
+        if self.robot is not None and self.on_tick is not None:
+            self.on_tick(self.robot)
 
     def _explore(self, scale: float) -> None:
         if self.robot is not None:
@@ -198,8 +208,14 @@ class RobotNode(LifecycleNode):
         """Zero command on every way out."""
         self._stop("node stopped")
 
-    def close(self) -> None:
-        """Ship what is left, for at most ten seconds, stop the threads and give the topics back."""
+    def close(self, *, orderly: bool = True) -> None:
+        """Ship what is left, for at most ten seconds, stop the threads and give the topics back.
+
+        Args:
+            orderly: Not after an error: a real arm then waits for a person when it is started again.
+        """
         robot, self.robot = self.robot, None
         if robot is not None:
+            if orderly:
+                robot.end_in_order()
             robot.close()

@@ -34,7 +34,7 @@ def run_robot(
         run_dir: Where its spool lies; on the robot's own disk.
         ros_args: What goes to ROS.
         dry_run: Hear everything, but command, record and call nothing.
-        on_tick: Called after each control tick.
+        on_tick: Called after each control tick, and once a second.
     """
     remap = ["-r", f"/clock:=/{robot_id}/clock"] if fleet.entry(robot_id).robot.sim else []
     stop = stop_on_signals()
@@ -56,6 +56,10 @@ def run_robot(
             executor.spin_once(timeout_sec=0.1)
             if node.robot is not None and node.robot.refusal:
                 return EXIT_CONFIG
+    except BaseException:
+        node.stop_moving()
+        node.close(orderly=False)
+        raise
     finally:
         node.stop_moving()
         node.close()

@@ -137,7 +137,7 @@ class RosGraph:
             found = f"nobody offers {full}" + (f"; found {', '.join(sorted(alike)[:5])}" if alike else "")
             return wrong(name, found, "start it, or correct the name in the robot's YAML")
         if type_name not in services[full]:
-            return wrong(name, f"{full} is a {services[full][0]}", f"it must be a {type_name}")
+            return wrong(name, f"{full} is of type {services[full][0]}", f"it must be {type_name}")
         return good(name, full)
 
     def _absent(

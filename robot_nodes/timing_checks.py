@@ -106,10 +106,11 @@ def watchdog_findings(robot: RobotConfig) -> list[Finding]:
             if travel <= dogs.tracking.limit_rad
         ]
         if blind:
-            found = f"tracking cannot trip for {', '.join(blind)}"
+            found = f"tracking cannot see that {', '.join(blind)} moved without a command"
             advice = (
                 f"at full speed a joint travels {min(farthest):.3g} rad in window_s: limit_rad "
-                f"({dogs.tracking.limit_rad:g} rad) must be well below that"
+                f"({dogs.tracking.limit_rad:g} rad) must be well below that (a stuck joint is found at any "
+                "speed, once it was commanded limit_rad)"
             )
             findings.append(wrong(name, found, advice))
     return findings or [good(name, "their limits fit the control rate")]

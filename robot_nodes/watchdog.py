@@ -49,6 +49,7 @@ class Surroundings:
         external_estop: What is missing of the e-stop input from outside.
         sensor: Which extra sensor is too old.
         spool: Why the spool takes nothing more.
+        other_commander: Who else publishes on the command topic.
         policy_age_s: Wall-clock age of the newest policy (s); None: there is none yet.
     """
 
@@ -60,4 +61,5 @@ class Surroundings:
     external_estop: str = ""
     sensor: str = ""
     spool: str = ""
+    other_commander: str = ""
     policy_age_s: float | None = None

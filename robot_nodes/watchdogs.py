@@ -43,7 +43,7 @@ class RobotWatchdogs:
             (_in_a_row("bad_states", config.bad_states), self._bad_states),
             (_in_a_row("state_order", order), self._state_order),
             (_seconds("state_silence", config.state_silence, armed=False), self._state_silence),
-            (_seconds("state_age", config.state_age), self._state_age),
+            (_seconds("state_age", config.state_age, armed=False), self._state_age),
             (_seconds("command_subscriber", config.command_subscriber, armed=False), self._subscriber),
             (
                 Watchdog("late_ticks", f"{late.limit} in a row late by {late.late_s:g} s", late.action),
@@ -69,6 +69,9 @@ class RobotWatchdogs:
         ]
         if robot.external_estop is not None:
             watchdogs.append((Watchdog("external_estop", "heard once", "wait"), self._external_estop))
+        if config.other_commander is not None:
+            others = Watchdog("other_commander", "nobody else", config.other_commander)
+            watchdogs.append((others, self._other_commander))
         if robot.limits.max_effort is not None:
             effort = Watchdog("effort", "limits.max_effort", config.effort, by_loop=True)
             watchdogs.append((effort, self._overload))
@@ -77,8 +80,10 @@ class RobotWatchdogs:
             watchdogs.append((Watchdog("tracking", limit, tracking.action), self._tracking))
         self._checks = watchdogs
         self.by_name = {watchdog.name: watchdog for watchdog, _ in watchdogs}
-        self._state_arrived_s = self._subscribed_s = self._zero_ready_s = -math.inf
-        self._stamp_ns = self._newest_stamp_ns = -1
+        self._state_arrived_s = self._usable_arrived_s = -math.inf
+        self._subscribed_s = self._zero_ready_s = -math.inf
+        self._stamp_ns = self._newest_stamp_ns = self._in_time_stamp_ns = -1
+        self._simulated = robot.sim is not None
         self._out_of_order = self._bad = self._not_finite = self._late = 0
         self._bad_error = self._others = ""
         self._late_by_s = 0.0
@@ -105,7 +110,7 @@ class RobotWatchdogs:
             self._stamp_ns = reading.stamp_ns  # set back for good: go on from there
         if not (finite and in_order):
             return False
-        self._newest_stamp_ns = reading.stamp_ns
+        self._newest_stamp_ns, self._usable_arrived_s = reading.stamp_ns, steady_s
         return True
 
     def bad_state(self, error: str, steady_s: float) -> None:
@@ -208,20 +213,35 @@ class RobotWatchdogs:
             return ""  # none yet: others tell why
         age_s = (now.ros_ns - self._newest_stamp_ns) * 1e-9
         if abs(age_s) <= self._config.state_age.limit_s:
+            # Only now: a robot whose clocks have never agreed waits.
+            self._in_time_stamp_ns, watchdog.armed = self._newest_stamp_ns, True
             return ""
         if self._newest_stamp_ns == 0:
             return (
                 "joint states are without a time stamp (0), so nobody knows how old they are: fix the driver"
+            )
+        if age_s < 0 and self._simulated:
+            # The simulator stamps and keeps the clock: what it said last has not been heard here yet.
+            watchdog.armed = False
+            return (
+                f"joint states are stamped {-age_s:.2f} s ahead of the simulator's clock as heard so far "
+                f"(limit {watchdog.limit}): does /clock come, or is this computer overloaded?"
             )
         if age_s < 0:
             return (
                 f"joint states are stamped {-age_s:.2f} s ahead of our clock (limit {watchdog.limit}): "
                 "synchronise the clocks of the driver's computer and this one"
             )
-        return (
-            f"joint states are {age_s:.2f} s old (limit {watchdog.limit}): is the driver overloaded "
-            "or the network slow, or do the computers' clocks differ?"
-        )
+        old = f"joint states are {age_s:.2f} s old (limit {watchdog.limit}): "
+        if self._simulated:
+            return f"{old}is the simulator overloaded?"
+        came_in_time = self._in_time_stamp_ns == self._newest_stamp_ns
+        if came_in_time and self._state_arrived_s == self._usable_arrived_s:
+            return (
+                f"{old}nothing has come for {now.steady_s - self._state_arrived_s:.2f} s: is the driver that "
+                f"publishes {self._states_topic} still running?{self._others}"
+            )
+        return f"{old}is the driver overloaded or the network slow, or do the computers' clocks differ?"
 
     def _subscriber(self, now: Surroundings, watchdog: Watchdog) -> str:
         if now.subscribers > 0:
@@ -250,6 +270,14 @@ class RobotWatchdogs:
 
     def _external_estop(self, now: Surroundings, watchdog: Watchdog) -> str:
         return now.external_estop
+
+    def _other_commander(self, now: Surroundings, watchdog: Watchdog) -> str:
+        if not now.other_commander:
+            return ""
+        return (
+            f"somebody else publishes on {self._command_topic}: {now.other_commander}; end it "
+            "(a node that was killed is forgotten after some 20 s)"
+        )
 
     def _overload(self, now: Surroundings, watchdog: Watchdog) -> str:
         if self._most_effort is None or self._effort is None:

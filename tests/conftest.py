@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import socket
 import tempfile
@@ -23,6 +24,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 # Domains up to 100 keep DDS below the kernel's ephemeral ports, and so do these ports of ours.
 _ROS_DOMAINS = range(1, 101)
+_next_domain = itertools.count(os.getpid())  # another each time: a closed node may be visible for a while
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 _TCP_PORTS = range(20_000 + _WORKER % 8, 30_000, 8)  # no two workers of a parallel run share one
 _given_ports: set[int] = set()
@@ -32,8 +34,9 @@ WaitUntil = Callable[..., None]
 
 @pytest.fixture(scope="session")
 def ros_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """ROS 2 on this machine only, logging into a temporary folder; killed nodes leave nothing behind."""
+    """ROS 2 on this machine only, with temporary folders for logs and state; killed nodes leave nothing."""
     environment = {
+        "XDG_STATE_HOME": str(tmp_path_factory.mktemp("state")),  # of real arms
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "ROS_LOG_DIR": str(tmp_path_factory.mktemp("ros_log")),
     }
@@ -62,15 +65,17 @@ def _lock_domain(domain: int) -> int | None:
 @contextlib.contextmanager
 def _ros_domain() -> Iterator[int]:
     """A domain no other test on this machine uses meanwhile; ROS_DOMAIN_ID is set to it."""
-    first = os.getpid() % len(_ROS_DOMAINS)
+    first = next(_next_domain) % len(_ROS_DOMAINS)
     for domain in (*_ROS_DOMAINS[first:], *_ROS_DOMAINS[:first]):
         handle = _lock_domain(domain)
         if handle is not None:
             break
     else:
         pytest.fail("all ROS domains are taken by other tests")
-    with pytest.MonkeyPatch.context() as patch:
+    # A state folder of its own, too: a domain is used again, and a killed robot leaves its marker there.
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as state_home:
         patch.setenv("ROS_DOMAIN_ID", str(domain))
+        patch.setenv("XDG_STATE_HOME", state_home)
         yield domain
     os.close(handle)
 

@@ -135,6 +135,20 @@ def test_home_must_be_within_the_limits(sim2: Path, edit: Edit) -> None:
     assert "reset.home_rad[3] = 0.0 is outside the position limits" in error_of(sim2)
 
 
+def test_what_is_wrong_with_a_whole_group_is_told_without_all_of_it(
+    sim2: Path, configs: Path, edit: Edit
+) -> None:
+    same = load_fleet(sim2).replay_server.endpoint
+    assert error_of(sim2, f"learner.policy_endpoint={same}") == (
+        f"{sim2}: replay_server.endpoint and learner.policy_endpoint are both {same}"
+    )
+    edit("robots/generic7_sim.yaml", lambda robot: robot["limits"]["position_low_rad"].__setitem__(3, 2.5))
+    robot = (sim2.parent / "../robots/generic7_sim.yaml").resolve()
+    (line,) = error_of(sim2).splitlines()
+    assert line.endswith(": limits: position_low_rad[3] = 2.5 must be below position_high_rad[3] = 2.5")
+    assert Path(line.partition(":")[0]).resolve() == robot
+
+
 def test_two_robots_of_one_id_are_refused(sim2: Path, edit: Edit) -> None:
     edit("fleets/sim2.yaml", lambda fleet: fleet.update(robots=["left", "right", "left"]))
     error = error_of(sim2)
@@ -224,6 +238,18 @@ def test_an_override_for_one_robot_leaves_those_of_a_shared_config_alone(sim2: P
     edit("fleets/sim2.yaml", lambda fleet: fleet.update(robot=robot))
     fleet = load_fleet(sim2, ["robots.0.robot.watchdogs.state_age.limit_s=0.5"])
     assert [entry.robot.watchdogs.state_age.limit_s for entry in fleet.robots] == [0.5, 0.15]
+
+
+def test_an_override_names_a_robots_file_as_the_fleet_does(sim2: Path, configs: Path, edit: Edit) -> None:
+    shutil.copy(configs / "robots/generic7_sim.yaml", configs / "robots/other.yaml")
+    edit("robots/other.yaml", lambda robot: robot.update(name="other"))
+    other = "robots.0.robot=../robots/other.yaml"
+    robots = [entry.robot for entry in load_fleet(sim2, [other, "robots.0.robot.tool_link=link_7"]).robots]
+    assert [(r.name, r.tool_link) for r in robots] == [("other", "link_7"), ("generic7_sim", "tool")]
+    assert robots[0].urdf == robots[1].urdf, "its files are relative to its own"
+    edit("robots/other.yaml", lambda robot: robot.pop("tool_link"))
+    assert error_of(sim2, other).endswith("robots/other.yaml: tool_link: is required and missing")
+    assert error_of(sim2, "robots.1.robot=nowhere.yaml") == f"{sim2.parent / 'nowhere.yaml'}: no such file"
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def test_why_a_robot_does_not_move_is_said_in_full() -> None:
     assert not any("evaluating" in line for line in lines)
 
 
-def test_a_silent_process_is_marked_and_its_old_state_is_not_shown() -> None:
+def test_a_silent_process_is_marked_with_its_last_note_and_not_its_old_state() -> None:
     silent_learner = LEARNER | {"age_s": 75.0}
     lines = lines_of(
         status(silent_learner, robot("robot1", age_s=12.3, note="gone"), robot("robot2", age_s=4.9))
@@ -130,7 +130,7 @@ def test_a_silent_process_is_marked_and_its_old_state_is_not_shown() -> None:
     assert lines[2].startswith("robot1 silent 12 s v1042")
     assert lines[3].startswith("robot2 episode")
     assert any(line.startswith("learner silent 75 s") for line in lines)
-    assert not any("gone" in line for line in lines)
+    assert "robot1 silent 12 s; last: gone" in lines
 
 
 def test_what_is_not_known_yet_is_a_dash() -> None:
@@ -195,6 +195,10 @@ def test_the_summary_is_one_line() -> None:
         "12:34  rows 1,234,567 (398/s)  updates 123,456 (1820/s)  policy v1043"
         "  success 95 % of the last 20 evaluations (20 done)"
     )
+    stuck = status(
+        robot("robot2", "fault", note="joint_3 does not follow"), robot("robot1"), robot("robot3", "paused")
+    )
+    assert summary_line(stuck, PROGRESS).endswith("  robot2 fault: joint_3 does not follow  robot3 paused")
     few = summary_line(status(evaluations="y"), Progress("demo", 5.0, note="stopping"))
     assert "success – of the last 20 evaluations (1 done)  stopping" in few
 

@@ -37,7 +37,7 @@ from fleet.messages import PolicyMessage, policy_checksum
 from fleet.node_specs import node_specs
 from fleet.run_folder import create_run_folder
 from fleet.sockets import bind_policy_publisher
-from replay_server.client import ReplayClient, ReplayTimeout
+from replay_server.client import ReplayClient, ReplayRefused, ReplayTimeout
 from replay_server.episode_store import Episode, list_episodes, read_episode
 from replay_server.server import run_replay_server
 from robot_nodes.tasks.task import make_task
@@ -191,9 +191,21 @@ class Robot:
 
     def resume(self) -> Script:
         """`pnaf fleet resume`, until the robot has heard it."""
+        if self.beats:  # none: its process has just been started
+            yield Until(lambda: self.phase != "estopped", "the server hears of the reset")
         heard = self.log.read_text().count(_RESUME)
         self.fleet.client.command("resume", self.name, "looked at it")
         yield Until(lambda: self.log.read_text().count(_RESUME) > heard, "the robot hears resume")
+
+    def does_not_resume(self) -> Script:
+        """`pnaf fleet resume` of a robot that is e-stopped, which the server refuses."""
+        try:
+            self.fleet.client.command("resume", self.name, "too early")
+        except ReplayRefused as error:
+            assert "e-stopped; reset it at the robot" in str(error), error
+        else:
+            raise AssertionError("resumed while e-stopped")
+        yield from self.stays(0.5)
 
     def says(self, topic: str, message: Any, for_s: float = 0.3) -> Script:
         """Publish a message again and again, once somebody listens; returns when that is over."""

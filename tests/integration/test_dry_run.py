@@ -31,7 +31,7 @@ app()
 """
 
 
-def write_fleet(folder: Path, endpoint: Callable[[], str]) -> Path:
+def write_fleet(folder: Path, endpoint: Callable[[], str], domain: int) -> Path:
     """generic7 as real hardware with a tracking watchdog, which commands that are not sent must not trip."""
     robot = yaml.safe_load((CONFIGS / "robots/generic7_sim.yaml").read_text())
     robot |= {"sim": None, "urdf": str(CONFIGS / "urdf/generic7.urdf"), "control_rate_hz": 20}
@@ -41,6 +41,7 @@ def write_fleet(folder: Path, endpoint: Callable[[], str]) -> Path:
     fleet = yaml.safe_load((CONFIGS / "fleets/sim2.yaml").read_text())
     fleet |= {"robot": robot, "robots": ["arm1"], "task": str(CONFIGS / "tasks/reach.yaml")}
     fleet["replay_server"]["endpoint"], fleet["learner"]["policy_endpoint"] = endpoint(), endpoint()
+    fleet["ros"]["domain_id"] = domain
     path = folder / "fleet.yaml"
     path.write_text(yaml.safe_dump(fleet))
     return path
@@ -54,7 +55,7 @@ def test_a_dry_run_shows_everything_and_sends_nothing(
     (tmp_path / "arm.json").write_text(json.dumps({"arm1": arm | {"published": joints[::-1]}}))
     fake = [sys.executable, str(REPOSITORY / "tests/integration/fake_ros2_control.py")]
     recording = tmp_path / "recording.jsonl"
-    fleet = write_fleet(tmp_path, make_endpoint)
+    fleet = write_fleet(tmp_path, make_endpoint, ros_domain_id)
     pnaf = [
         sys.executable,
         "-c",

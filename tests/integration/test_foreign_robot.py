@@ -50,6 +50,7 @@ WATCHDOGS: dict[str, Any] = {
     "late_ticks": {"late_s": 0.5, "limit": 10, "action": "wait"},
     "command_subscriber": {"limit_s": 0.5, "action": "wait"},
     "loop_hang_s": 1.5,
+    "other_commander": None,
     "effort": "latch",
     "sensor_age": "wait",
     "spool_full": "wait",
@@ -259,8 +260,7 @@ def hung(robot: Robot) -> Script:
     yield from robot.says("stop_button", Bool(data=True))
     yield from robot.told("stop button", "estopped", "e-stop from outside")
     yield from robot.says("stop_button", Bool(data=False))  # released: still latched
-    yield from robot.resume()
-    yield from robot.stays(0.5)
+    yield from robot.does_not_resume()
     robot.end_stop("stop button")
     yield from robot.call("reset_estop")
     yield from robot.resume()
@@ -270,6 +270,12 @@ def hung(robot: Robot) -> Script:
     robot.process.kill()
     yield from robot.ends()
     yield Until(lambda: not any(map(lives, others)), "nothing of it is left", outlives=True)
+    robot.beats.clear()
+    robot.start()  # by hand, so nobody tells it that the last process crashed
+    yield from robot.told("SIGKILL", "paused", "did not end in order")
+    robot.end_stop("SIGKILL")
+    yield from robot.resume()
+    yield from robot.acts()
 
 
 def estopped(robot: Robot) -> Script:
@@ -279,8 +285,8 @@ def estopped(robot: Robot) -> Script:
     robot.begin_stop("e-stop service", 0.0)
     yield from robot.call("estop")
     assert robot.answer.success
-    yield from robot.resume()
     yield from robot.told("e-stop service", "estopped", "e-stop|estop")
+    yield from robot.does_not_resume()
     robot.end_stop("e-stop service")
     yield from robot.call("reset_estop")
     yield from robot.resume()
@@ -293,8 +299,7 @@ def estopped(robot: Robot) -> Script:
     robot.beats.clear()
     robot.start()
     yield from robot.told("e-stop topic", "estopped", "e-stop|estop")
-    yield from robot.resume()
-    yield from robot.stays(0.5)
+    yield from robot.does_not_resume()
     robot.end_stop("e-stop topic")
     yield from robot.call("reset_estop")
     yield from robot.resume()

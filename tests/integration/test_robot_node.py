@@ -36,7 +36,7 @@ from fleet.messages import PolicyMessage, policy_checksum  # noqa: E402
 from fleet.node_specs import node_specs  # noqa: E402
 from fleet.run_folder import create_run_folder  # noqa: E402
 from fleet.sockets import bind_policy_publisher  # noqa: E402
-from replay_server.client import ReplayClient  # noqa: E402
+from replay_server.client import ReplayClient, ReplayRefused  # noqa: E402
 from replay_server.episode_store import list_episodes  # noqa: E402
 from replay_server.server import run_replay_server  # noqa: E402
 from robot_nodes.tasks.task import make_task  # noqa: E402
@@ -271,7 +271,8 @@ def test_estop_is_latched_until_a_person_resets_it(arm):
     arm.begin()
     assert arm.call(Trigger, "estop", Trigger.Request()).success
     arm.until(lambda: arm.state() == "estopped" and arm.stands(), "stopped")
-    arm.client.command("resume", "robot1", "")
+    with pytest.raises(ReplayRefused, match="robot1: e-stopped; reset it at the robot"):
+        arm.client.command("resume", "robot1", "")
     for _ in range(10):
         arm.step()
     assert arm.state() == "estopped" and arm.stands()
@@ -282,6 +283,7 @@ def test_estop_is_latched_until_a_person_resets_it(arm):
     arm.until(lambda: "e-stop by ROS service (20" in arm.stats()["robot/note"], "its file is heard of")
     assert arm.state() == "estopped" and arm.stands()
     assert arm.call(Trigger, "reset_estop", Trigger.Request()).message == "paused"
+    arm.until(lambda: arm.state() == "paused", "the server hears of the reset")
     arm.client.command("resume", "robot1", "")
     arm.until(lambda: arm.policies.poll(0), "it subscribes to policies again")
     arm.publish(random_policy(arm.fleet))

@@ -456,6 +456,17 @@ def test_an_estop_ends_with_a_reset_and_a_resume(robot) -> None:
     assert robot.hello("b1") == robot.hello("b2") == []
 
 
+def test_an_estop_that_did_not_come_from_here_keeps_a_resume_back_until_it_is_reset(robot) -> None:
+    robot.beat("estopped")  # a button at the robot
+    for target in ("arm1", "*"):
+        said = robot.command("resume", target)
+        text = said.note if isinstance(said, CommandReceipt) else refusal(said)
+        assert "arm1: e-stopped; reset it at the robot" in text
+        assert getattr(said, "delivered_to", []) == []
+    robot.beat("paused")
+    assert robot.command("resume", "arm1") == CommandReceipt(kind="resume", delivered_to=["arm1"])
+
+
 def test_a_resume_of_all_leaves_out_who_is_estopped_and_says_so(robot, make_spec) -> None:
     robot.say(B, Hello(role="robot", process_id="arm2", boot_id="b0", spec=make_spec().to_json()))
     robot.command("estop", "arm1")

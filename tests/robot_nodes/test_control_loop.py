@@ -515,6 +515,20 @@ def test_late_ticks_are_counted_only_in_episodes(robot: Robot) -> None:
     assert robot.loop.ticks == len(robot.log)
 
 
+def test_dropped_episodes_are_told_at_most_every_five_seconds(
+    robot: Robot, caplog: pytest.LogCaptureFixture
+) -> None:
+    for steady_s in (100.0, 102.0, 104.9, 105.0):
+        robot.begin_episode(steps=2)
+        robot.steady_s = steady_s
+        robot.arm.step(2 * DT)
+        robot.tick()
+    told = [record.message for record in caplog.records if "episode dropped" in record.message]
+    assert len(told) == 2
+    assert "joint states 0.150 s apart, a step takes 0.050 s (1 since" in told[0]
+    assert "(3 since the last such line)" in told[1]
+
+
 def test_the_same_reading_again_is_no_step(robot: Robot) -> None:
     robot.begin_episode(steps=5)
     command = robot.tick()

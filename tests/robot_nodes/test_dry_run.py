@@ -65,7 +65,7 @@ def test_the_screen_of_80_columns_has_it_all() -> None:
         "episode (evaluating)", "v7, heard 0.4 s ago",
         "acceleration by 0.150 rad/s, link_planes by 0.020 rad/s",
         "(table: ball 3 on forearm_link)", "at (0.400, 0.100, 0.300) m, 42 mm to workspace sphere",
-        "0.41 ms, p99 0.90 ms", "all content",
+        "0.41 ms, p99 0.90 ms", "none has tripped",
     ):  # fmt: skip
         assert part in text, part
 
@@ -75,7 +75,7 @@ def test_the_line_and_the_json_have_it_all() -> None:
         "12 s episode (evaluating) | policy v7, heard 0.4 s ago | at [-1.50, +1.00] rad asked [+0.40, +0.10] "
         "would send [+0.25, +0.10] rad/s | guard acceleration by 0.150 rad/s, link_planes by 0.020 rad/s "
         "(table: ball 3 on forearm_link) | tool at (0.400, 0.100, 0.300) m, 42 mm to workspace sphere | "
-        "watchdogs content | tick 0.41 ms"
+        "watchdogs none has tripped | tick 0.41 ms"
     )
     data = json.loads(json.dumps(as_data(VIEW)))
     assert data["dry_run"] is True and data["joints"][1]["command_rad_s"] == 0.1
@@ -91,7 +91,7 @@ def test_trouble_is_said() -> None:
         VIEW, phase="fault", note="joint states are 3.00 s old", watchdogs=[dog], clearance_m=-0.004, guard={}
     )
     text = screen(view)
-    assert "to go on: ros2 lifecycle set /ur1/robot_node activate" in text
+    assert "fault (joint states are 3.00 s old); a dry run goes on by itself in a few seconds" in text
     assert "state_age: joint states are 3.00 s old (latch)" in text
     assert "4 mm beyond workspace sphere" in text and "lets it through" in text
     nothing = dataclasses.replace(VIEW, joints=[], tool_m=[], watchdogs=[dog])

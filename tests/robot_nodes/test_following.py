@@ -91,3 +91,99 @@ def test_repeated_joint_states_count_once():
     for i in range(40):
         watched.add(i * TICK_NS, reading(0, 0.0), command(0.4))
     assert watched.problem == "", "their age is watched elsewhere"
+
+
+@pytest.mark.parametrize("speed", [0.02, 0.2, 1.0, -0.2])
+def test_a_stuck_joint_is_found_at_any_speed(speed):
+    watched = following(limit_rad=0.15)
+    ticks = 0
+    while not watched.problem:
+        watched.add(ticks * TICK_NS, reading(ticks * TICK_NS, 1.0, 0.5), command(0.0, speed))
+        ticks += 1
+        assert ticks * 0.05 * abs(speed) < 0.26, "0.15 rad, and two ticks: the first commands nothing"
+    assert watched.problem.startswith("b does not follow: it moved 0.000 rad where ")
+    if speed == 0.02:
+        assert "0.150 rad were commanded within 7.5 s" in watched.problem
+
+
+def test_a_joint_that_sticks_on_its_way_is_found_within_two_limits():
+    watched = following(limit_rad=0.1)
+    found_at = None
+    for i in range(600):
+        watched.add(i * TICK_NS, reading(i * TICK_NS, min(0.005 * i, 1.02)), command(0.1))
+        if watched.problem and found_at is None:
+            found_at = 0.005 * i
+    assert found_at is not None and 1.12 < found_at < 1.22
+
+
+def test_a_joint_that_sticks_after_it_has_turned_round_is_found():
+    watched = following(limit_rad=0.1)
+    for i in range(101):
+        watched.add(i * TICK_NS, reading(i * TICK_NS, -0.005 * i), command(-0.1))
+    assert watched.problem == ""
+    back_rad = 0.0
+    while not watched.problem:
+        i, back_rad = i + 1, back_rad + 0.005
+        watched.add(i * TICK_NS, reading(i * TICK_NS, -0.5), command(0.1))
+        assert back_rad < 0.107
+    assert watched.problem.startswith("a does not follow: it moved 0.000 rad where 0.10")
+
+
+def test_a_stuck_joint_is_found_under_exploration_noise_around_a_slow_command():
+    watched = following()
+    rng = np.random.default_rng(3)
+    for i in range(200):
+        watched.add(i * TICK_NS, reading(i * TICK_NS, 1.0), command(0.03 + rng.normal(0.0, 0.1)))
+        if watched.problem:
+            return
+    pytest.fail("10 s at 0.03 rad/s are 0.3 rad")
+
+
+def wander(rng: np.random.Generator, before: float) -> float:
+    return float(np.clip(before + rng.uniform(-0.15, 0.15), -0.4, 0.4))
+
+
+def noise(rng: np.random.Generator, before: float) -> float:
+    return float(rng.uniform(-0.4, 0.4))
+
+
+def reverse(rng: np.random.Generator, before: float) -> float:
+    return before if rng.random() < 0.97 and before else float(rng.choice([-0.4, 0.4]))
+
+
+def stop_and_go(rng: np.random.Generator, before: float) -> float:
+    return before if rng.random() < 0.95 else float(rng.choice([0.0, 0.0, 0.02, -0.02, 0.4]))
+
+
+@pytest.mark.parametrize("command_after", [wander, noise, reverse, stop_and_go])
+@pytest.mark.parametrize("delay_ticks", [0, 2])
+def test_a_joint_that_lags_is_never_blamed(command_after, delay_ticks):
+    watched = following(limit_rad=0.1)
+    rng = np.random.default_rng(7)
+    wish, velocity, q = 0.0, 0.0, 0.0
+    path = []
+    for i in range(10_000):
+        path.append(q)
+        seen = max(0, i - delay_ticks)
+        watched.add(i * TICK_NS, reading(seen * TICK_NS, path[seen]), command(wish))
+        assert watched.problem == "", f"tick {i}"
+        wish = command_after(rng, wish)
+        for _ in range(10):  # a servo of first order: 0.1 s behind, 0.08 rad at a full reversal
+            velocity += (wish - velocity) * 0.005 / 0.1
+            q += velocity * 0.005
+
+
+def test_commands_to_and_fro_do_not_add_up():
+    watched = following(limit_rad=0.1)
+    for i in range(2000):  # 0.08 rad there and back again, which the joint ignores
+        watched.add(i * TICK_NS, reading(i * TICK_NS, 1.0), command(0.16 if i // 10 % 2 else -0.16))
+        assert watched.problem == ""
+
+
+def test_what_another_has_moved_does_not_count():
+    watched = following(limit_rad=0.1)
+    for i in range(2000):
+        watched.add(i * TICK_NS, reading(i * TICK_NS, 1.0), command(0.02))
+        assert watched.problem == ""
+        if i % 90 == 89:  # 0.09 rad
+            watched.clear()

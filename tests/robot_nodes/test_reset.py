@@ -123,13 +123,21 @@ def test_homes_are_random_around_home_and_inside_the_limits() -> None:
     assert (np.max(homes, axis=0) <= np.array(robot.limits.position_high_rad) - 0.1).all()
 
 
-def test_a_joint_that_does_not_come_home_is_named() -> None:
+def test_joints_that_do_not_come_home_are_named_worst_first() -> None:
     bench = Bench(robot_with(timeout_s=2.0))
-    stuck = from_home(0, 0, 0.62, 0, 0.1, 0, 0)
-    with pytest.raises(ResetError, match=r"^reset took more than 2 s: joint_3 is 0\.62 rad from home$"):
+    left = r"joint_3 is 0\.62 rad from home and did not move, joint_5 is 0\.10 rad from home"
+    with pytest.raises(ResetError, match=f"^reset took more than 2 s: {left}$"):
         for i in range(100):
-            bench.reset.tick(stuck, REST, i * 50_000_000)
+            bench.reset.tick(from_home(0, 0, 0.62, 0, 0.2 - 0.1 * i / 41, 0.049, 0), REST, i * 50_000_000)
     assert i == 41
+    with pytest.raises(ResetError, match=r"joint_1 is 0\.80 .*, joint_2 .*, joint_3 .* move, and 4 more$"):
+        bench.reset.begin()
+        for i in range(100):
+            bench.reset.tick(AWAY, REST, i * 50_000_000)
+    with pytest.raises(ResetError, match="the arm is home, but does not come to rest"):
+        bench.reset.begin()
+        for i in range(100):
+            bench.reset.tick(HOME, REST + 1.0, i * 50_000_000)
 
 
 # By trajectory -------------------------------------------------------------------------------

@@ -183,7 +183,7 @@ def test_watchdogs_that_never_or_always_trip() -> None:
     found = watchdog_findings(short)
     assert [verdict(f) for f in found] == ["wrong", "note", "wrong", "wrong"]
     assert "state_age.limit_s (0.09 s)" in found[0].found
-    assert found[3].found.startswith("tracking cannot trip for joint_1, joint_2")
+    assert found[3].found.startswith("tracking cannot see that joint_1, joint_2")
 
 
 # URDF ---------------------------------------------------------------------------------------

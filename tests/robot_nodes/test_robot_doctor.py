@@ -221,6 +221,40 @@ def test_the_namespace_that_was_forgotten(make_driver: Callable[..., FakeDriver]
     assert found["joint_states topic"].advice.startswith("give --namespace /ur1 ")
 
 
+def test_names_in_a_namespace_need_one(tmp_path: Path) -> None:
+    robot = robot_with(
+        topics={"joint_states": "/joint_states"}, external_estop={"topic": "safe", "max_age_s": None}
+    )
+    answer = CliRunner(env={"COLUMNS": "300"}).invoke(
+        app, ["doctor", "--robot", save(robot, tmp_path / "arm.yaml")]
+    )
+    assert answer.exit_code == 2
+    assert f"arm.yaml: {COMMAND}, safe: without a leading / it is in the robot's namespace" in answer.stderr
+    assert "give --namespace ID, the robot's id in the fleet" in answer.stderr
+
+
+def test_a_robot_of_a_fleet_is_looked_for_where_its_node_will(
+    make_driver: Callable[..., FakeDriver], tmp_path: Path, ros_domain_id: int
+) -> None:
+    driver = make_driver()
+    driver.publish_states()
+    driver.start()
+    fleet = {
+        "name": "lab",
+        "task": str(PACKAGED_CONFIGS / "tasks/reach.yaml"),
+        "robots": [{"id": "ur1", "robot": robot_with().model_dump(mode="json")}],
+        "replay_server": {"endpoint": "tcp://127.0.0.1:5710"},
+        "learner": {"policy_endpoint": "tcp://127.0.0.1:5711"},
+        "ros": {"domain_id": ros_domain_id},
+    }
+    (tmp_path / "lab.yaml").write_text(yaml.safe_dump(fleet))
+    lab = ["doctor", "--config", str(tmp_path / "lab.yaml"), "--id", "ur1", "--seconds", "0.5"]
+    answer = CliRunner(env={"COLUMNS": "300"}).invoke(app, lab)
+    assert answer.exit_code == 0, answer.output
+    assert f"domain {ros_domain_id}, range LOCALHOST, namespace /ur1" in answer.stdout
+    assert CliRunner().invoke(app, [*lab, "--namespace", "ur2"]).exit_code == 2
+
+
 def test_nothing_is_there(ros_domain_id: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(robot_doctor, "_DISCOVERY_S", 0.5)
     found = examined(robot_with(urdf={"topic": "robot_description"}))
@@ -315,7 +349,7 @@ def test_a_namespace_that_is_none(ros_domain_id: int, tmp_path: Path) -> None:
 def test_without_ros_there_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "robot_nodes.robot_doctor", None)
     answer = CliRunner(env={"COLUMNS": "300"}).invoke(
-        app, ["doctor", "--robot", save(robot_with(), tmp_path / "arm.yaml")]
+        app, ["doctor", "--robot", save(robot_with(), tmp_path / "arm.yaml"), "--namespace", "ur1"]
     )
     assert answer.exit_code == 2 and "source your ROS 2 setup.bash" in answer.stderr
     assert "pip install 'parallel-naf[ros]'" in answer.stderr

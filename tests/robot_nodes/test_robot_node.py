@@ -4,6 +4,7 @@ where no commands are needed; tests/integration has it as a process with everyth
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,13 +20,15 @@ from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
 from rcl_interfaces.msg import Parameter, ParameterValue  # noqa: E402
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from std_msgs.msg import Bool, String  # noqa: E402
+from std_msgs.msg import Bool, Float64MultiArray, String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from fleet.config import FleetConfig  # noqa: E402
 from fleet.config_file import load_fleet  # noqa: E402
+from fleet.messages import FleetCommand  # noqa: E402
 from robot_nodes.command_channel import CommandChannel  # noqa: E402
 from robot_nodes.estop import KEPT  # noqa: E402
+from robot_nodes.other_commanders import OtherCommanders  # noqa: E402
 from robot_nodes.robot_node import RobotNode  # noqa: E402
 
 FLEETS = Path(__file__).parents[2] / "hardware_configs/fleets"
@@ -45,9 +48,9 @@ def fleet(make_endpoint: Callable[[], str]) -> FleetConfig:
 class Bench:
     """The node, and somebody else's node that talks to it."""
 
-    def __init__(self, fleet: FleetConfig, folder: Path, cli: list[str]) -> None:
+    def __init__(self, fleet: FleetConfig, folder: Path, cli: list[str], dry_run: bool) -> None:
         rclpy.init(args=["--ros-args", *cli] if cli else [])
-        self.node = RobotNode(fleet, "robot1", folder, dry_run=True)
+        self.node = RobotNode(fleet, "robot1", folder, dry_run)
         self.peer = rclpy.create_node("operator", namespace="robot1")
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.node)
@@ -89,8 +92,8 @@ class Bench:
 def make_bench(fleet: FleetConfig, ros_domain_id: int, tmp_path: Path) -> Iterator[Callable[..., Bench]]:
     made: list[Bench] = []
 
-    def make(fleet: FleetConfig = fleet, cli: list[str] | None = None) -> Bench:
-        made.append(Bench(fleet, tmp_path, cli or []))
+    def make(fleet: FleetConfig = fleet, cli: list[str] | None = None, dry_run: bool = True) -> Bench:
+        made.append(Bench(fleet, tmp_path, cli or [], dry_run))
         return made[-1]
 
     yield make
@@ -116,6 +119,19 @@ def test_every_transition_from_a_standard_client(make_bench):
     assert not bench.change(Transition.TRANSITION_CONFIGURE), "not from active"
     assert bench.change(Transition.TRANSITION_ACTIVE_SHUTDOWN)
     assert bench.state == State.PRIMARY_STATE_FINALIZED and bench.node.stop_requested
+
+
+def test_a_dry_run_goes_on_after_a_fault(make_bench, monkeypatch):
+    monkeypatch.setattr("robot_nodes.robot._DRY_FAULT_S", 0.6)  # above what ends a real run
+    bench = make_bench()
+    phases: list[str] = []
+    bench.node.on_tick = lambda robot: phases.append(robot.loop.phase)
+    assert bench.change(Transition.TRANSITION_CONFIGURE)
+    assert bench.change(Transition.TRANSITION_ACTIVATE)
+    bench.node.robot.loop.fault("an arm that was pushed away")
+    bench.until(lambda: phases.count("fault") >= 5, "the view goes on meanwhile")
+    bench.until(lambda: phases[-1] == "waiting", "it goes on by itself")
+    assert bench.state == State.PRIMARY_STATE_ACTIVE
 
 
 def test_a_failed_configure_can_be_repeated(make_bench, fleet, tmp_path, caplog):
@@ -245,6 +261,84 @@ def test_the_estop_topic_latches_with_true_only(make_bench):
     assert bench.call(Trigger, "reset_estop").message == "not e-stopped"
 
 
+@pytest.fixture
+def real(monkeypatch, make_bench, fleet) -> Bench:
+    """A node that really commands, of an arm without a driver, in a fleet without a server."""
+    monkeypatch.setattr("robot_nodes.uplink._FLUSH_TIMEOUT_S", 0.1)
+    entry = fleet.robots[0]
+    watchdogs = entry.robot.watchdogs.model_copy(update={"other_commander": "wait"})
+    robot = entry.robot.model_copy(update={"watchdogs": watchdogs})
+    fleet = fleet.model_copy(update={"robots": [entry.model_copy(update={"robot": robot})]})
+    return make_bench(fleet, dry_run=False)
+
+
+def test_a_real_arm_that_did_not_end_in_order_waits_for_a_person(real):
+    assert real.change(Transition.TRANSITION_CONFIGURE) and real.node.robot.loop.phase == "waiting"
+    assert real.change(Transition.TRANSITION_ACTIVATE) and real.change(Transition.TRANSITION_DEACTIVATE)
+    real.node.close(orderly=False)  # leaves what a kill leaves
+    for transition in ("CLEANUP", "CONFIGURE", "ACTIVATE"):
+        assert real.change(getattr(Transition, f"TRANSITION_{transition}"))
+    loop = real.node.robot.loop
+    assert (loop.phase, loop.note.split(":")[0]) == ("paused", "it did not end in order the last time")
+    assert real.change(Transition.TRANSITION_DEACTIVATE) and real.change(Transition.TRANSITION_ACTIVATE)
+    assert loop.phase == "paused", "lifecycle alone does not let it go"
+    real.node.robot._hear_operator(FleetCommand(kind="resume"))
+    real.until(lambda: loop.phase == "waiting", "a person's resume does")
+    assert real.change(Transition.TRANSITION_DEACTIVATE) and real.change(Transition.TRANSITION_CLEANUP)
+    assert real.change(Transition.TRANSITION_CONFIGURE) and real.node.robot.loop.phase == "waiting"
+
+
+def test_a_real_arm_s_estop_holds_in_every_run_folder_and_one_node_drives_it(real, tmp_path, caplog):
+    assert real.change(Transition.TRANSITION_CONFIGURE)
+    second = RobotNode(real.node._fleet, "robot1", tmp_path / "another_run")
+    try:
+        second.trigger_configure()
+        assert f"drives this arm already, process {os.getpid()} " in caplog.text and second.robot is None
+        assert real.call(Trigger, "estop").success
+        assert real.change(Transition.TRANSITION_CLEANUP)
+        second.trigger_configure()
+        assert second.robot.loop.phase == "estopped"
+        second.close()
+    finally:
+        second.destroy_node()
+
+
+def test_somebody_else_who_commands_the_arm_is_named(real):
+    assert real.change(Transition.TRANSITION_CONFIGURE) and real.change(Transition.TRANSITION_ACTIVATE)
+    robot = real.node.robot
+    dog = robot.watchdogs.by_name["other_commander"]
+    real.until(lambda: robot._commands.ready or robot._commands.subscribers == 0, "the zero sender is there")
+    others = OtherCommanders(real.peer, robot._commands.topic, ours=0)
+    real.until(lambda: "robot_node_zero_sender" in others._others(), "seen from elsewhere")
+    assert dog.text == "" and dog.trips == 0, "we and our zero sender are no others"
+    publisher = real.peer.create_publisher(Float64MultiArray, robot._commands.topic, 1)
+    real.until(lambda: "robot1/forward_velocity_controller/commands: /robot1/operator;" in dog.text, "named")
+    assert robot.loop.phase == "waiting"
+    real.peer.destroy_publisher(publisher)
+    real.until(lambda: dog.text == "", "gone")
+    twin = rclpy.create_node("robot_node", namespace="robot1")
+    twin.create_publisher(Float64MultiArray, robot._commands.topic, 1)
+    try:
+        real.until(lambda: "another /robot1/robot_node;" in dog.text, "a twin with our name")
+    finally:
+        twin.destroy_node()
+
+
+def test_a_fault_then_an_estop_and_its_reset_then_a_resume(real):
+    assert real.change(Transition.TRANSITION_CONFIGURE) and real.change(Transition.TRANSITION_ACTIVATE)
+    robot = real.node.robot
+    robot.loop.fault("a joint does not follow")
+    real.until(lambda: real.node._state_machine.current_state[1] == "inactive", "inactive after a fault")
+    assert real.call(Trigger, "estop").success and real.call(Trigger, "reset_estop").message == "paused"
+    robot._hear_operator(FleetCommand(kind="resume"))
+    real.until(lambda: robot.active and robot.loop.phase == "waiting", "a person let it go on")
+    assert real.change(Transition.TRANSITION_DEACTIVATE)
+    robot._hear_operator(FleetCommand(kind="resume"))
+    for _ in range(5):
+        real.executor.spin_once(timeout_sec=0.05)
+    assert not robot.active and robot.loop.phase == "paused", "not what a person has deactivated by lifecycle"
+
+
 def test_people_are_told_why_their_wish_does_not_apply(make_bench):
     bench = make_bench()
     assert bench.change(Transition.TRANSITION_CONFIGURE)
@@ -261,8 +355,6 @@ def test_commands_and_zeros_follow_a_remapping(fleet, ros_domain_id):
     channel = CommandChannel(node, fleet.robots[0].robot)
     heard: list[list[float]] = []
     controller = rclpy.create_node("controller")
-    from std_msgs.msg import Float64MultiArray
-
     controller.create_subscription(Float64MultiArray, "/elsewhere", lambda m: heard.append(list(m.data)), 10)
     executor = SingleThreadedExecutor()
     executor.add_node(controller)

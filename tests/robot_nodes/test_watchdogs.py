@@ -29,6 +29,7 @@ LIMITS: dict[str, Any] = {
     "late_ticks": {"late_s": 0.02, "limit": 3, "action": "wait"},
     "command_subscriber": {"limit_s": 0.5, "action": "latch"},
     "loop_hang_s": 1.0,
+    "other_commander": "wait",
     "effort": "latch",
     "sensor_age": "latch",
     "spool_full": "latch",
@@ -37,7 +38,7 @@ LIMITS: dict[str, Any] = {
 
 
 def robot_with(**changes: Any) -> RobotConfig:
-    data = ROBOT.model_dump() | {"watchdogs": LIMITS | changes.pop("watchdogs", {})}
+    data = ROBOT.model_dump() | {"sim": None, "watchdogs": LIMITS | changes.pop("watchdogs", {})}
     data["limits"] |= changes.pop("limits", {})
     return RobotConfig.model_validate(data | changes)
 
@@ -160,6 +161,12 @@ TRIPS: list[tuple[str, Callable[[Bench], Watchdog | None], str, bool]] = [
     ("command_subscriber", trip_subscriber, "no controller has heard /r/commands for 0.6 s (limit", True),
     ("sensor_age", lambda b: b.check(sensor="sensor imu: silent"), "sensor imu: silent", True),
     ("spool_full", lambda b: b.check(spool="the spool is full"), "the spool is full", True),
+    (
+        "other_commander",
+        lambda b: b.check(other_commander="/joystick"),
+        "somebody else publishes on /r/commands: /joystick; end it (a node that was killed is forgotten",
+        False,
+    ),
     ("loop_hang", lambda b: b.check(zero_problem="it stood still"), "it stood still", True),
 ]
 
@@ -216,6 +223,45 @@ def test_a_clock_that_was_set_back_goes_on_after_the_trip():
     usable = [bench.state(stamp * MS) for stamp in (1000, 1050, 1100, 1150, 1200)]
     assert usable == [False, False, False, True, True]
     assert bench.check() is None
+
+
+def test_a_driver_that_falls_silent_is_not_taken_for_a_slow_network():
+    bench = Bench()
+    bench.well()
+    bench.passes(0.16)
+    tripped = bench.check()
+    assert tripped is not None and tripped.text == (
+        "joint states are 0.16 s old (limit 0.15 s): nothing has come for 0.16 s: "
+        "is the driver that publishes /r/joint_states still running?"
+    )
+    bench.state(bench.now.ros_ns - 155 * MS)  # it is not: this one was old when it came
+    tripped = bench.check()
+    assert tripped is not None and "overloaded or the network slow" in tripped.text
+
+
+def test_clocks_that_have_never_agreed_are_waited_for():
+    bench = Bench()
+    for ahead_ns in (3750 * MS, -3750 * MS):
+        bench.passes(10.0)
+        bench.state(bench.now.ros_ns + ahead_ns)
+        tripped = bench.check()
+        assert tripped is not None and tripped.name == "state_age" and not tripped.latches
+        assert tripped.trips == 0 and "clocks" in tripped.text
+    bench.well()
+    tripped = trip_future(bench)
+    assert tripped is not None and tripped.latches
+
+
+def test_a_simulator_ahead_of_what_was_heard_of_its_clock_is_waited_for():
+    bench = Bench(robot_with(sim={}))
+    bench.state(3750 * MS)  # nothing was heard of /clock: ROS time is 0
+    for _ in range(2):
+        tripped = bench.check()
+        assert tripped is not None and not tripped.latches
+        assert tripped.text.startswith("joint states are stamped 3.75 s ahead of the simulator's clock")
+        bench.passes(3.75)
+        bench.well()
+        bench.state(bench.now.ros_ns + 3750 * MS)  # the node did not look for a while
 
 
 def test_states_without_a_stamp_are_told_apart():
