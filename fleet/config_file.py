@@ -116,9 +116,19 @@ def _inline_robot(robot: Any, path: Path, index: int, sources: Sources) -> Any:
     if isinstance(robot, str):
         base = sources["robots", index, "robot"] = path.parent / robot
         robot = read_yaml(base)
-    if isinstance(robot, dict) and isinstance(robot.get("urdf"), str):
-        robot = robot | {"urdf": str((base.parent / robot["urdf"]).resolve())}
-    return robot
+    return _with_absolute_urdf(robot, base) if isinstance(robot, dict) else robot
+
+
+def _with_absolute_urdf(robot: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A robot's config as it stands in the file `path`, with the URDF that it names relative to that."""
+    if not isinstance(robot.get("urdf"), str):
+        return robot
+    return robot | {"urdf": str((path.parent / robot["urdf"]).resolve())}
+
+
+def _check_urdf(robot: RobotConfig, place: str) -> None:
+    if isinstance(robot.urdf, Path) and not robot.urdf.is_file():
+        raise ConfigError(f"{place}: no such file: {robot.urdf}")
 
 
 def load_fleet(path: Path | str, overrides: Sequence[str] = ()) -> FleetConfig:
@@ -153,9 +163,7 @@ def load_fleet(path: Path | str, overrides: Sequence[str] = ()) -> FleetConfig:
         lines = (explain(path, e, sources) for e in error.errors())
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None  # robots of one kind have one error
     for entry in fleet.robots:
-        urdf = entry.robot.urdf
-        if isinstance(urdf, Path) and not urdf.is_file():
-            raise ConfigError(f"{path}: robots.{entry.id}.robot.urdf: no such file: {urdf}")
+        _check_urdf(entry.robot, f"{path}: robots.{entry.id}.robot.urdf")
     return fleet
 
 
@@ -169,14 +177,11 @@ def load_robot(path: Path | str) -> RobotConfig:
     data = read_yaml(path)
     if "robots" in data:
         raise ConfigError(f"{path}: is a fleet's config: name the YAML of one of its robots")
-    if isinstance(data.get("urdf"), str):
-        data["urdf"] = str((path.parent / data["urdf"]).resolve())
     try:
-        robot = RobotConfig.model_validate(data)
+        robot = RobotConfig.model_validate(_with_absolute_urdf(data, path))
     except ValidationError as error:
         raise ConfigError("\n".join(explain(path, e) for e in error.errors())) from None
-    if isinstance(robot.urdf, Path) and not robot.urdf.is_file():
-        raise ConfigError(f"{path}: urdf: no such file: {robot.urdf}")
+    _check_urdf(robot, f"{path}: urdf")
     return robot
 
 

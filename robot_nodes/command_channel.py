@@ -11,6 +11,7 @@ from rclpy.node import Node
 from std_msgs.msg import Float64MultiArray
 
 from fleet.robot_config import RobotConfig
+from robot_nodes.node_names import ZERO_SENDER_SUFFIX
 from robot_nodes.zero_guardian import ZeroGuardian
 
 _MATCH_S = 5.0
@@ -39,7 +40,7 @@ class CommandChannel:
             robot.control_rate_hz,
             robot.watchdogs.loop_hang_s,
             node.context.get_domain_id(),
-            f"{node.get_name()}_zero_sender",
+            node.get_name() + ZERO_SENDER_SUFFIX,
             node.get_namespace(),
         )
         self.feed_period_s = self._guardian.period_s

@@ -2,7 +2,7 @@
 
     reset ──▶ episode: observe → act (or obey a person) → guard → command → record ──▶ reset …
 
-No ROS, no sockets and no clock of its own: `robot_nodes/robot_node.py` feeds it from topics,
+No ROS, no sockets and no clock of its own: `robot_nodes/robot.py` feeds it from topics,
 `robot_nodes/sim/rollout.py` straight from the simulated arm. Whatever happens, what `tick` returns
 went through the guard or is zero.
 """

@@ -14,6 +14,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -169,15 +170,15 @@ def run_dry(
             style="yellow",
         )
     dry_run = DryRun(fleet, robot_id, time.monotonic)
+    screen: AbstractContextManager[object] = nullcontext()
     if live:
         dry_run.period_s = _SCREEN_S
         screen = Live(get_renderable=dry_run.screen, console=console, refresh_per_second=1 / _SCREEN_S)
-        with screen:
-            status = run_robot(fleet, robot_id, run_dir, ros_args, dry_run=True, on_tick=dry_run.on_tick)
     else:
         dry_run.show = lambda view: console.print(
             json.dumps(as_data(view)) if as_json else as_line(view), markup=False
         )
+    with screen:
         status = run_robot(fleet, robot_id, run_dir, ros_args, dry_run=True, on_tick=dry_run.on_tick)
     if not as_json:
         console.print(summary(dry_run.view))

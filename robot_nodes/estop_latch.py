@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from fleet.durable_files import fsync_path
+from fleet.durable_files import lower_flag, raise_flag
 
 
 class EstopLatch:
@@ -36,13 +36,8 @@ class EstopLatch:
         Raises:
             OSError: The disk refuses.
         """
-        if self.reason:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.touch()
-        fsync_path(self.path.parent)  # it counts from here on, even if there is no room for the text
-        self.path.write_text(f"{reason} ({time.strftime('%Y-%m-%d %H:%M:%S')})\n")
-        fsync_path(self.path)
+        if not self.reason:
+            raise_flag(self.path, f"{reason} ({time.strftime('%Y-%m-%d %H:%M:%S')})\n")
 
     def clear(self) -> None:
         """A person has cleared it, durably.
@@ -50,6 +45,4 @@ class EstopLatch:
         Raises:
             OSError: The disk refuses.
         """
-        self.path.unlink(missing_ok=True)
-        if self.path.parent.is_dir():
-            fsync_path(self.path.parent)
+        lower_flag(self.path)

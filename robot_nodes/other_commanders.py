@@ -7,6 +7,8 @@ from collections import Counter
 
 from rclpy.node import Node
 
+from robot_nodes.node_names import ZERO_SENDER_SUFFIX, node_name
+
 _PERIOD_S = 1.0  # between two looks: each asks the middleware for a list
 
 
@@ -20,7 +22,7 @@ class OtherCommanders:
     def __init__(self, node: Node, topic: str, *, ours: int) -> None:
         """`topic` as it is resolved; `ours`: how many publishers this node has on it."""
         self._node, self._topic, self._ours = node, topic, ours
-        self._us = _full_name(node.get_namespace(), node.get_name())
+        self._us = node.get_fully_qualified_name()
         self._looked_s, self._found = -math.inf, ""
 
     def look(self, steady_s: float) -> str:
@@ -32,15 +34,11 @@ class OtherCommanders:
 
     def _others(self) -> str:
         publishers = self._node.get_publishers_info_by_topic(self._topic)
-        count = Counter(_full_name(p.node_namespace, p.node_name) for p in publishers)
+        count = Counter(map(node_name, publishers))
         twins = count.pop(self._us, 0) - self._ours
         # Of ours, and of a twin's; a killed one's is remembered, but commands nothing.
-        del count[f"{self._us}_zero_sender"]
+        del count[self._us + ZERO_SENDER_SUFFIX]
         names = sorted(count)
         if twins > 0:
             names.insert(0, f"another {self._us}")
         return ", ".join(names)
-
-
-def _full_name(namespace: str, name: str) -> str:
-    return f"{namespace.rstrip('/')}/{name}"

@@ -79,13 +79,11 @@ class Reset:
     def _draw_home(self) -> Vector:
         reset, limits = self._robot.reset, self._robot.limits
         home, margin = np.array(reset.home_rad), 2 * reset.tolerance_rad
+        low = np.array(limits.position_low_rad) + margin
+        high = np.array(limits.position_high_rad) - margin
         for _ in range(_DRAWS):
             offset = self._rng.uniform(-reset.randomise_rad, reset.randomise_rad, len(self._robot.joints))
-            drawn: Vector = np.clip(
-                home + offset,
-                np.array(limits.position_low_rad) + margin,
-                np.array(limits.position_high_rad) - margin,
-            )
+            drawn: Vector = np.clip(home + offset, low, high)
             if self._geometry.least_clearance(drawn)[0] >= 0.0:
                 return drawn
         return home

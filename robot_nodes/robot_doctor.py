@@ -13,7 +13,7 @@ import numpy as np
 import rclpy
 from rclpy.context import Context
 from rclpy.exceptions import InvalidNamespaceException
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 
@@ -21,18 +21,19 @@ from fleet.config import ConfigError
 from fleet.doctor import Finding
 from fleet.robot_config import RobotConfig, SensorConfig, UrdfTopic
 from robot_nodes.ears import LISTENING, Ears
+from robot_nodes.estop import KEPT
 from robot_nodes.findings import Heard, good, note, pick, wrong
 from robot_nodes.model_checks import pose_findings, published_urdf_finding, urdf_findings
+from robot_nodes.node_names import OWN_NODES, node_name
 from robot_nodes.robot_checks import joint_state_findings
-from robot_nodes.ros_graph import OWN_NODES, names, node_name, ros_type
+from robot_nodes.ros_graph import names, ros_type
 from robot_nodes.sensors import SensorError, sensor_values
 from robot_nodes.timing_checks import watchdog_findings
 from robot_nodes.urdf_source import Urdf, UrdfError, load_urdf
 
 _DISCOVERY_S = 10.0  # for ROS to find what is there; mostly 0.2 s
 _SETTLE_S = 2.0  # nothing more was found for so long: what is missing is not there
-_KEPT = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-_COMMANDS = QoSProfile(depth=1)  # as robot_node.py publishes them
+_COMMANDS = QoSProfile(depth=1)  # as command_channel.py publishes them
 
 
 def examine_robot(robot: RobotConfig, namespace: str = "", seconds: float = 3.0) -> list[Finding]:
@@ -69,7 +70,7 @@ class RobotDoctor:
         self._ears.listen_to(robot.topics.joint_states, JointState, LISTENING)
         self._descriptions = self._description_topics()
         for topic in self._descriptions:
-            self._ears.listen_to(topic, String, _KEPT)
+            self._ears.listen_to(topic, String, KEPT)
         for sensor in robot.sensors:
             self._ears.listen_to(sensor.topic, _message_class(sensor.type), LISTENING)
         if robot.external_estop:

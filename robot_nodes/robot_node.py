@@ -23,6 +23,7 @@ from fleet.config import FleetConfig
 from fleet.messages import FleetCommand
 from fleet.run_folder import RunFolder
 from robot_nodes.diagnostics import Snapshot, diagnose
+from robot_nodes.node_names import ROBOT_NODE
 from robot_nodes.robot import Robot
 from robot_nodes.robot_parameters import RobotParameters
 from robot_nodes.spool import SpoolError
@@ -70,7 +71,7 @@ class RobotNode(LifecycleNode):
         """
         entry = fleet.entry(robot_id)
         super().__init__(
-            "robot_node",
+            ROBOT_NODE,
             namespace=robot_id,
             parameter_overrides=[Parameter("use_sim_time", value=entry.robot.sim is not None)],
         )

@@ -12,7 +12,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from fleet.durable_files import fsync_path
+from fleet.durable_files import lower_flag, raise_flag
 
 
 class ArmTakenError(ValueError):
@@ -89,12 +89,8 @@ class RunningMarker:
         Raises:
             OSError: The disk refuses.
         """
-        if self.path.exists():
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.touch()
-        fsync_path(self.path.parent)  # it counts from here on, even if there is no room for the text
-        self.path.write_text(f"process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        if not self.path.exists():
+            raise_flag(self.path, f"process {os.getpid()}, {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
 
     def clear(self) -> None:
         """It ends in order.
@@ -102,6 +98,4 @@ class RunningMarker:
         Raises:
             OSError: The disk refuses.
         """
-        self.path.unlink(missing_ok=True)
-        if self.path.parent.is_dir():
-            fsync_path(self.path.parent)
+        lower_flag(self.path)

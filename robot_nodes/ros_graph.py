@@ -12,10 +12,9 @@ from rclpy.qos import DurabilityPolicy, QoSCompatibility, QoSProfile, Reliabilit
 
 from fleet.doctor import Finding
 from robot_nodes.findings import good, wrong
+from robot_nodes.node_names import full_name, node_name
 
 _OWN_TOPICS = ("/rosout", "/parameter_events")
-OWN_NODES = ("robot_node", "robot_node_zero_sender")
-"""Names of the nodes that `pnaf robot` starts in the robot's namespace."""
 
 
 def ros_type(short: str) -> str:
@@ -60,7 +59,7 @@ class RosGraph:
 
     def others(self) -> list[str]:
         """Full names of all other nodes that are visible."""
-        seen = {f"{ns.rstrip('/')}/{name}" for name, ns in self._node.get_node_names_and_namespaces()}
+        seen = {full_name(ns, name) for name, ns in self._node.get_node_names_and_namespaces()}
         return sorted(seen - {self._own_name})
 
     def surroundings(self) -> Finding:
@@ -173,11 +172,6 @@ def _unlimited(profile: QoSProfile) -> QoSProfile:
         deadline=Infinite,
         liveliness_lease_duration=Infinite,
     )
-
-
-def node_name(info: Any) -> str:
-    """The full name of the node at an endpoint."""
-    return f"{info.node_namespace.rstrip('/')}/{info.node_name}"
 
 
 def names(infos: Sequence[Any]) -> str:

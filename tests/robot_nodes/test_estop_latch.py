@@ -55,7 +55,7 @@ def test_a_disk_that_refuses_is_told_and_it_holds_all_the_same(tmp_path: Path, m
     def refuse(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("robot_nodes.estop_latch.fsync_path", refuse)
+    monkeypatch.setattr("fleet.durable_files.fsync_path", refuse)
     latch = EstopLatch(tmp_path, "robot1")
     with pytest.raises(OSError, match="No space"):
         latch.set("stop")
