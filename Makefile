@@ -24,13 +24,16 @@ unexport ROS_DISTRO RMW_IMPLEMENTATION _ROS_WHEELS_BOOTSTRAP_COMPLETE
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format bench fuzz clean
+.PHONY: help venv demo gazebo test check format bench fuzz clean
 
 help: ## List these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
 demo: $(STAMP) ## Two simulated robots learn to reach (RUN=name SEED=n SECURE=1); the last line names the run folder
 	@$(BIN)/pnaf demo --run "$(RUN)" --seed "$(SEED)" $(if $(SECURE),--secure)
+
+gazebo: $(STAMP) ## Get Gazebo 11 into .gazebo, without root, unless this machine has it; builds our plugin
+	@$(BIN)/pnaf gazebo install
 
 test: $(STAMP) ## Run the tests, two at a time (ARGS="tests/fleet -k codec" for some of them, one at a time)
 	@$(BIN)/pytest $(or $(ARGS),-n 2 --dist loadfile)
@@ -55,9 +58,10 @@ fuzz: $(STAMP) ## Search for inputs that break decoder, records, policies or ser
 
 venv: $(STAMP) ## Only make .venv with everything in it
 
-clean: ## Remove .venv, builds and caches; runs/ stays
+clean: ## Remove .venv, builds and caches; runs/ and .gazebo/ stay
 	rm -rf $(VENV) build dist install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
-	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf .gazebo.partial
+	find . -path ./.gazebo -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements.lock setup.py setup.cfg
 	@rm -f $@; test -x $(BIN)/python || { \

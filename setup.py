@@ -32,6 +32,10 @@ setup(
     # The configs are data without __init__.py, yet listed as packages: so they are installed beside
     # the fleet package, where fleet/config_file.py finds them in a checkout as in site-packages.
     packages=[*code, *(".".join(folder.parts) for folder in config_folders)],
-    package_data={"": ["py.typed"], **{".".join(folder.parts): ["*"] for folder in config_folders}},
+    package_data={
+        "": ["py.typed"],
+        "robot_nodes.gazebo": ["plugin/*.cc"],  # compiled where it is used, for the Gazebo that is there
+        **{".".join(folder.parts): ["*"] for folder in config_folders},
+    },
     data_files=sorted(shared.items()),
 )

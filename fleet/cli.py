@@ -16,12 +16,14 @@ from fleet.cli_options import DEMO_FLEET, ConfigPath, Overrides, RunDir
 from fleet.cli_output import Json, clear_errors, escape, fail, log_to_stderr, print_json
 from fleet.config import FleetConfig, SecurityConfig
 from fleet.config_file import load_fleet
+from fleet.gazebo_cli import gazebo_app
 from fleet.keys import load_credentials, load_operator_credentials, make_fleet_keys
 from fleet.keys_cli import keys_app
 from fleet.logs_cli import logs_app
 from fleet.ready import EXIT_CONFIG, notify_ready, stop_on_signals
 from fleet.robot_cli import robot_app
 from fleet.run_folder import RunFolder, create_run_folder
+from fleet.sim_config import Simulator
 
 app = typer.Typer(
     help="Train one policy on many robots at once: asynchronous NAF over ROS 2 and ZeroMQ.",
@@ -34,6 +36,7 @@ app.add_typer(fleet_app, name="fleet")
 app.add_typer(logs_app, name="logs")
 app.add_typer(keys_app, name="keys")
 app.add_typer(bench_app, name="bench")
+app.add_typer(gazebo_app, name="gazebo")
 app.add_typer(robot_app)  # its commands stand beside these
 
 
@@ -103,10 +106,13 @@ def up(
     run: Annotated[
         str, typer.Option(help="Name of the run folder under runs/; default: FLEET-DATE-TIME.")
     ] = "",
+    gui: Annotated[
+        bool, typer.Option("--gui", help="Also open Gazebo's window; as --set gazebo.gui=true.")
+    ] = False,
     overrides: Overrides = None,
 ) -> None:
     """Start the whole fleet on this machine and watch it until its goal, `fleet stop` or Ctrl-C."""
-    _up(config, overrides or (), run, "")
+    _up(config, [*(overrides or ()), *(["gazebo.gui=true"] if gui else [])], run, "")
 
 
 def _up(config: Path, overrides: Any, run: str, default_name: str, new_keys: bool = False) -> None:
@@ -114,7 +120,8 @@ def _up(config: Path, overrides: Any, run: str, default_name: str, new_keys: boo
 
     from rich.logging import RichHandler
 
-    from fleet.fleet_run import FleetRun, check_keys, check_robots
+    from fleet.fleet_checks import check_keys, check_robots, prepare_gazebo
+    from fleet.fleet_run import FleetRun
     from fleet.run_report import write_report
 
     console = Console()
@@ -122,6 +129,7 @@ def _up(config: Path, overrides: Any, run: str, default_name: str, new_keys: boo
     with clear_errors():
         fleet = load_fleet(config, overrides)
         check_robots(fleet)
+        prepare_gazebo(fleet)
         if new_keys:  # relative: the run folder may be moved
             fleet = fleet.model_copy(update={"security": SecurityConfig(keys=Path("keys"))})
         else:
@@ -249,10 +257,14 @@ def evaluate(
     episodes: Annotated[int, typer.Option(min=1, help="Noise-free episodes.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Seed of targets and starts.")] = 1000,
     robot: Annotated[str, typer.Option("--robot", help="Whose config to simulate; default: the first.")] = "",
+    simulator: Annotated[
+        Simulator | None, typer.Option(help="Where to simulate it; default: where its config says.")
+    ] = None,
     film: Annotated[Path | None, typer.Option(help="Also write the first episodes as a GIF.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure a run's newest policy on a simulated robot."""
+    from robot_nodes.gazebo.gazebo_error import GazeboError
     from robot_nodes.policy import PolicyError
     from robot_nodes.policy_file import read_policy, run_policy_file
     from robot_nodes.sim.evaluation import evaluate_policy, write_film
@@ -261,28 +273,23 @@ def evaluate(
     with clear_errors():
         fleet = RunFolder(run).load()
         entry = fleet.entry(robot or fleet.robots[0].id)
-        if entry.robot.sim is None:
-            fail(
-                f"{entry.id} is real hardware (no sim group in its config): only a simulated robot can be "
-                "evaluated",
-                EXIT_CONFIG,
-            )
         try:
             message = read_policy(run_policy_file(RunFolder(run)))
-            result = evaluate_policy(fleet, message, episodes, seed, entry.id, Console(stderr=True))
-        except PolicyError as error:
+            console = Console(stderr=True)
+            result = evaluate_policy(fleet, message, episodes, seed, entry.id, console, simulator)
+        except (PolicyError, GazeboError) as error:
             fail(str(error), EXIT_CONFIG)
         except RolloutError as error:
             fail(f"{entry.id}: {error}", 1)
         if film:
             write_film(fleet, result, film)
     if as_json:
-        print_json(result.summary)
+        print_json({"robot": result.robot_id, "simulator": result.simulator} | result.summary)
         return
     table = Table(title=f"{run}: policy v{message.version}, {episodes} noise-free episodes")
-    for key in result.summary:
+    for key in ("simulator", *result.summary):
         table.add_column(key)
-    table.add_row(*(f"{value:.4g}" for value in result.summary.values()))
+    table.add_row(result.simulator, *(f"{value:.4g}" for value in result.summary.values()))
     Console().print(table)
 
 

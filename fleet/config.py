@@ -7,12 +7,15 @@ Every key is checked and an unknown one is an error. `fleet/robot_config.py` has
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 from typing_extensions import Self
 
-from fleet.robot_config import Fraction, Model, Name, NonNegative, Positive, RobotConfig, Vector3
+from fleet.config_model import Fraction, Model, Name, NonNegative, Positive, Vector3
+from fleet.robot_config import RobotConfig
+from fleet.scene_config import HANDLE_JOINT, HINGE_JOINT, SceneConfig
+from fleet.sim_config import SHARED_WORLD, GazeboConfig
 
 DEFAULT_KEYS = Path("~/.config/parallel-naf/keys")
 
@@ -35,10 +38,16 @@ class ConfigError(ValueError):
     """A config file cannot be used; the text says which key of which file, and what to do."""
 
 
+_SCENE = (
+    "What stands around a simulated robot: a file of hardware_configs/worlds, relative to the task's file"
+)
+
+
 class ReachTaskConfig(Model):
     """Bring the tool to a random point: targets fill a spherical shell above the table."""
 
     kind: Literal["reach"] = Field(description="Which task: random-target reaching.")
+    scene: SceneConfig | None = Field(None, description=f"{_SCENE}; null: nothing.")
     episode_s: Positive = Field(description="Length of an episode in robot time (s).")
     success_radius_m: Positive = Field(
         description="Success is the tool this near to the target when the episode ends (m)."
@@ -64,7 +73,49 @@ class ReachTaskConfig(Model):
         return self
 
 
-TaskConfig = ReachTaskConfig  # a union, told apart by `kind`, once there are more
+class DoorTaskConfig(Model):
+    """Open a door: bring the tool to its handle, press that down, and push or pull the door."""
+
+    kind: Literal["door"] = Field(description="Which task: opening a door.")
+    scene: SceneConfig = Field(description=f"{_SCENE}. On a real robot the task reads its measures, too.")
+    hinge: str = Field(
+        f"door/{HINGE_JOINT}", description="The sensors' number that is the angle of the hinge (rad)."
+    )
+    handle: str = Field(
+        f"door/{HANDLE_JOINT}", description="The sensors' number that is the angle of the handle (rad)."
+    )
+    episode_s: Positive = Field(description="Length of an episode in robot time (s).")
+    success_angle_rad: Positive = Field(
+        description="Success is a door at least this far open when the episode ends (rad)."
+    )
+    distance_weight: NonNegative = Field(
+        1.0, description="Reward taken per metre between tool and handle (1/m)."
+    )
+    handle_weight: NonNegative = Field(1.0, description="Reward of a handle that is pressed far enough.")
+    angle_weight: NonNegative = Field(1.0, description="Reward of a door that is open far enough.")
+    action_weight: NonNegative = Field(0.01, description="Reward taken for the mean of the squared actions.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        door = self.scene.door
+        if door is None:
+            raise ValueError("scene has no door: the task door needs one")
+        if self.success_angle_rad > door.max_angle_rad:
+            raise ValueError(
+                f"success_angle_rad {self.success_angle_rad} is more than the door's max_angle_rad "
+                f"{door.max_angle_rad}"
+            )
+        return self
+
+
+def _kind(value: Any) -> str:
+    return f"kind: {value.get('kind') if isinstance(value, dict) else getattr(value, 'kind', None)}"
+
+
+TaskConfig = Annotated[  # tags that are no identifiers: `explain` leaves them out of the keys
+    Annotated[ReachTaskConfig, Tag("kind: reach")] | Annotated[DoorTaskConfig, Tag("kind: door")],
+    Discriminator(_kind),
+]
 
 
 class RobotEntry(Model):
@@ -205,6 +256,7 @@ class FleetConfig(Model):
         min_length=1,
         description="Each {id, robot, …}, or just an id; `robot: FILE` beside it is the kind of such.",
     )
+    gazebo: GazeboConfig = Field(GazeboConfig(), description="Worlds of robots simulated in Gazebo.")
     evaluate_every: int = Field(5, ge=2, description="Each k-th episode of a robot is noise-free.")
     replay_server: ReplayServerConfig = Field(
         ReplayServerConfig(), description="Stores and serves the experience."
@@ -243,10 +295,67 @@ class FleetConfig(Model):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _check_topics(self) -> Self:
+        used: dict[str, str] = {}
+        for entry in self.robots:
+            for topic in (entry.robot.topics.joint_states, entry.robot.topics.command):
+                if entry.robot.sim is None or not topic.startswith("/"):
+                    continue  # a driver's, or in the robot's own namespace
+                if (other := used.setdefault(topic, entry.id)) != entry.id:
+                    raise ValueError(
+                        f"{other} and {entry.id} are simulated and both use {topic}: give them topics "
+                        "without /, in each robot's namespace: override: {topics: {command: …, …}}"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _check_shared_world(self) -> Self:
+        in_gazebo = [entry for entry in self.robots if entry.id in self.in_gazebo]
+        if self.gazebo.worlds == "own" or not in_gazebo:
+            return self
+        first = in_gazebo[0]
+        for entry in in_gazebo[1:]:
+            assert first.robot.sim is not None and entry.robot.sim is not None
+            for key in ("timestep_s", "speed"):
+                mine, theirs = getattr(first.robot.sim, key), getattr(entry.robot.sim, key)
+                if mine != theirs:
+                    raise ValueError(
+                        f"{first.id} has sim.{key} {mine:g} and {entry.id} {theirs:g}: robots in one Gazebo "
+                        "world share it; make them equal or set gazebo.worlds: own"
+                    )
+            if (first.robot.sim.lockstep_timeout_s > 0) != (entry.robot.sim.lockstep_timeout_s > 0):
+                raise ValueError(
+                    f"one of {first.id} and {entry.id} is in lock-step (sim.lockstep_timeout_s): in one "
+                    "Gazebo world all are or none; make them alike or set gazebo.worlds: own"
+                )
+        return self
+
+    @property
+    def in_gazebo(self) -> list[str]:
+        """Ids of the robots that are simulated in Gazebo."""
+        return [e.id for e in self.robots if e.robot.sim is not None and e.robot.sim.simulator == "gazebo"]
+
+    @property
+    def gazebo_worlds(self) -> dict[str, list[str]]:
+        """Ids of the robots in each Gazebo world, by the world's name."""
+        if self.gazebo.worlds == "own":
+            return {robot_id: [robot_id] for robot_id in self.in_gazebo}
+        return {SHARED_WORLD: self.in_gazebo} if self.in_gazebo else {}
+
     @property
     def evaluable(self) -> list[str]:
-        """Ids of the robots that a policy can be evaluated on without ROS: simulated, no extra sensors."""
-        return [e.id for e in self.robots if e.robot.sim is not None and not e.robot.sensors]
+        """Ids of the robots that a policy can be evaluated on without ROS.
+
+        Simulated, with no sensors but those of the scene.
+        """
+        door = self.task.scene.door if self.task.scene is not None else None
+        topics = set() if door is None else {door.joint_states}
+        return [
+            entry.id
+            for entry in self.robots
+            if entry.robot.sim is not None and {sensor.topic for sensor in entry.robot.sensors} <= topics
+        ]
 
     def entry(self, robot_id: str) -> RobotEntry:
         """The robot with this id.

@@ -6,6 +6,7 @@ python -m fleet.config_docs > docs/configuration.md
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -16,11 +17,14 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from fleet.config import FleetConfig, TaskConfig
+from fleet.config_file import FLEET_FILE_KEYS
 from fleet.robot_config import RobotConfig
+from fleet.scene_config import SceneConfig
 
 _UNITS = {
-    "_rad_s3": "rad/s³", "_rad_s2": "rad/s²", "_rad_s": "rad/s", "_rad": "rad", "_m_s": "m/s",
-    "_per_m2": "1/m²", "_per_s": "1/s", "_m": "m", "_s": "s", "_hz": "Hz", "_mb": "MB", "max_effort": "N m",
+    "_rad_s3": "rad/s³", "_rad_s2": "rad/s²", "_rad_s": "rad/s", "_nms_rad": "N m s/rad",
+    "_nm_rad": "N m/rad", "_rad": "rad", "_m_s": "m/s", "_per_m2": "1/m²", "_per_s": "1/s", "_m": "m",
+    "_s": "s", "_hz": "Hz", "_mb": "MB", "_nm": "N m", "_kg": "kg", "max_effort": "N m",
 }  # fmt: skip
 
 _HEADER = """# Configuration
@@ -28,8 +32,8 @@ _HEADER = """# Configuration
 Every key of the YAML files in `hardware_configs/`, made from the models that check them by
 `python -m fleet.config_docs > docs/configuration.md`. An unknown key, a missing one without a default and
 a value that is not allowed are errors that name the file and the key. SI units; lists per joint are in the
-order of `joints`. `pnaf … --set KEY=VALUE` overrides a key of the fleet's file, and one of a robot's as in
-`--set robots.0.robot.KEY=VALUE`.
+order of `joints`. `pnaf … --set KEY=VALUE` overrides a key of the fleet's file, one of a single robot's as in
+`--set robots.0.robot.KEY=VALUE`, and one of every robot's as in `--set override.KEY=VALUE`.
 
 A default of **required** means that the key has to be there. No key that keeps a robot safe has a default.\
 """
@@ -38,23 +42,25 @@ A default of **required** means that the key has to be there. No key that keeps 
 def document() -> str:
     """The whole page."""
     parts = [_HEADER]
-    parts += _section("A fleet: `hardware_configs/fleets/*.yaml`", FleetConfig)
+    file_keys = [_row(f"`{key}`", kind, "", "", what) for key, (kind, what) in FLEET_FILE_KEYS.items()]
+    parts += _section("A fleet: `hardware_configs/fleets/*.yaml`", FleetConfig, file_keys)
     for model in models_of(TaskConfig):
         kind = get_args(model.model_fields["kind"].annotation)[0]
         parts += _section(f"The task `{kind}`: `hardware_configs/tasks/*.yaml`", model)
+    parts += _section("A scene: `hardware_configs/worlds/*.yaml`", SceneConfig)
     parts += _section("A robot: `hardware_configs/robots/*.yaml`", RobotConfig)
     return "\n".join(parts)
 
 
-def _section(title: str, model: type[BaseModel]) -> list[str]:
-    """A heading, what the model's docstring says, and a table of its keys; then those of its groups."""
-    return [f"\n## {title}\n", *_table(model), *_groups(model, "")]
+def _section(title: str, model: type[BaseModel], more: Iterable[str] = ()) -> list[str]:
+    """A heading, what the model's docstring says, and a table of its keys and `more`; then of its groups."""
+    return [f"\n## {title}\n", *_table(model), *more, *_groups(model, "")]
 
 
 def _groups(model: type[BaseModel], path: str) -> list[str]:
     keys: dict[type[BaseModel], list[str]] = {}  # groups that are alike share a table
     for name, field in model.model_fields.items():
-        if name in ("task", "robot"):
+        if name in ("task", "robot", "scene"):
             continue  # files of their own
         key = f"{path}{name}{'[]' if get_origin(field.annotation) is list else ''}"
         for group in models_of(field.annotation):
@@ -72,15 +78,13 @@ def _table(model: type[BaseModel]) -> list[str]:
     lines = [_first_line(model), "", "| key | type | unit | default | what it is |", "|---|---|---|---|---|"]
     for name, field in model.model_fields.items():
         unit = next((unit for suffix, unit in _UNITS.items() if name.endswith(suffix)), "")
-        cells = (
-            f"`{name}`",
-            _named(field.annotation, field.metadata),
-            unit,
-            _default(field),
-            field.description or "",
-        )
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        kind = _named(field.annotation, field.metadata)
+        lines.append(_row(f"`{name}`", kind, unit, _default(field), field.description or ""))
     return lines
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _first_line(model: type[BaseModel]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,21 @@ import yaml
 from pydantic import ValidationError
 
 from fleet.config import ConfigError, FleetConfig
+from fleet.config_errors import Source, Sources, explain
 from fleet.robot_config import RobotConfig
 
-Sources = dict[tuple[int | str, ...], Path]
-"""Which file the keys below a place in the data come from."""
-
 PACKAGED_CONFIGS = Path(__file__).resolve().parent.parent / "hardware_configs"
+
+
+FLEET_FILE_KEYS = {
+    "robot": ("file", "The kind of all robots that name none; relative to this file."),
+    "override": (
+        "group",
+        "Keys of a robot, as in its file, that win over every robot's file. Groups are merged, all else is "
+        "replaced.",
+    ),
+}
+"""Keys of a fleet's file that are none of FleetConfig: they go into the robots' configs. Type, what it is."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -82,12 +91,18 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         node[last] = value
 
 
-def _inline(data: dict[str, Any], path: Path) -> Sources:
-    """Replace the names of task and robot files by their contents; returns which key came from where."""
+def _inline(data: dict[str, Any], path: Path, changes: dict[str, Any]) -> Sources:
+    """Replace the names of files by their contents, changed for robots; returns which key came from where."""
     sources: Sources = {}
+    task_path = path
     if isinstance(data.get("task"), str):
-        sources["task",] = path.parent / data["task"]
-        data["task"] = read_yaml(sources["task",])
+        task_path = path.parent / data["task"]
+        sources["task",] = Source(task_path)
+        data["task"] = read_yaml(task_path)
+    if isinstance(data.get("task"), dict) and isinstance(data["task"].get("scene"), str):
+        scene_path = task_path.parent / data["task"]["scene"]
+        sources["task", "scene"] = Source(scene_path)
+        data["task"]["scene"] = read_yaml(scene_path)
     security = data.get("security")
     if isinstance(security, dict) and isinstance(security.get("keys"), str):
         keys = path.parent.resolve() / Path(security["keys"]).expanduser()
@@ -106,17 +121,40 @@ def _inline(data: dict[str, Any], path: Path) -> Sources:
             robots[i] = entry  # its robot is required and missing
             continue
         # A copy: an override for one robot must not reach those that share its config.
-        robots[i] = copy.deepcopy(entry | {"robot": _inline_robot(robot, path, i, sources)})
+        robots[i] = copy.deepcopy(entry | {"robot": _inline_robot(robot, path, i, sources, changes)})
     return sources
 
 
-def _inline_robot(robot: Any, path: Path, index: int, sources: Sources) -> Any:
-    """The config of the fleet's index-th robot: itself, or read from the file that it names."""
-    base = path
+def _inline_robot(robot: Any, path: Path, index: int, sources: Sources, changes: dict[str, Any]) -> Any:
+    """The changed config of the fleet's index-th robot: itself, or read from the file that it names."""
+    base, place = path, ("robots", index, "robot")
     if isinstance(robot, str):
-        base = sources["robots", index, "robot"] = path.parent / robot
+        base = path.parent / robot
+        sources[place] = Source(base)
         robot = read_yaml(base)
-    return _with_absolute_urdf(robot, base) if isinstance(robot, dict) else robot
+    if not isinstance(robot, dict):
+        return robot
+    for key in _leaves(changes):
+        sources[(*place, *key)] = Source(path, ("override", *key))
+    return _merged(_with_absolute_urdf(robot, base), changes)
+
+
+def _leaves(data: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Where values stand in nested groups."""
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            yield from ((key, *below) for below in _leaves(value))
+        else:
+            yield (key,)
+
+
+def _merged(data: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`data` with `changes` in place of the same keys; groups are merged, all else is replaced."""
+    merged = dict(data)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
 
 
 def _with_absolute_urdf(robot: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -136,7 +174,7 @@ def load_fleet(path: Path | str, overrides: Sequence[str] = ()) -> FleetConfig:
 
     Args:
         path: A file, or the name of one that was installed with the package.
-        overrides: `key.key=value` lines that win over the file.
+        overrides: `key.key=value` lines that win over the file and its `override`.
 
     Raises:
         ConfigError: With one line per problem: file, key, value, and what is allowed.
@@ -144,19 +182,24 @@ def load_fleet(path: Path | str, overrides: Sequence[str] = ()) -> FleetConfig:
     path = find_config(path)
     data = read_yaml(path)
     # Whole groups come first: robots=[robot1, robot2] and task=../tasks/reach.yaml are read like the file's.
-    nested = [override for override in overrides if "." in override.partition("=")[0]]
-    for override in overrides:
-        if override not in nested:
-            _apply_override(data, override)
-    sources = _inline(data, path)
-    for override in nested:
-        _apply_override(data, override)
-        key = override.partition("=")[0]  # what is wrong may be the override, not the file
-        sources = {loc: file for loc, file in sources.items() if not key.startswith(_dotted(loc))}
-        if re.fullmatch(r"robots\.\d+\.robot", key) and isinstance(data["robots"], list):
-            index = int(key.split(".")[1])
-            entry = data["robots"][index]
-            entry["robot"] = _inline_robot(entry["robot"], path, index, sources)
+    nested = [line for line in overrides if re.match(r"(?!override\.)[^=]*\.", line)]
+    for line in overrides:
+        if line not in nested:
+            _apply_override(data, line)
+    changes = data.pop("override", {})
+    if not isinstance(changes, dict):
+        raise ConfigError(f"{path}: override = {changes}: must be groups and keys of a robot")
+    changes = _with_absolute_urdf(changes, path)
+    sources = _inline(data, path, changes)
+    for line in nested:
+        _apply_override(data, line)
+        place = tuple(int(key) if key.isdigit() else key for key in line.partition("=")[0].split("."))
+        sources = {p: source for p, source in sources.items() if p[: len(place)] != place}
+        sources[place] = Source(path, place)
+        match place:
+            case ("robots", int(index), "robot") if isinstance(data["robots"], list):
+                entry = data["robots"][index]
+                entry["robot"] = _inline_robot(entry["robot"], path, index, sources, changes)
     try:
         fleet = FleetConfig.model_validate(data)
     except ValidationError as error:
@@ -183,37 +226,6 @@ def load_robot(path: Path | str) -> RobotConfig:
         raise ConfigError("\n".join(explain(path, e) for e in error.errors())) from None
     _check_urdf(robot, f"{path}: urdf")
     return robot
-
-
-def _dotted(loc: tuple[int | str, ...]) -> str:
-    return ".".join(map(str, loc))
-
-
-def explain(path: Path, error: Any, sources: Sources | None = None) -> str:
-    """One of pydantic's errors as a line: file, key, value, and what is allowed."""
-    loc: tuple[int | str, ...] = error["loc"]
-    for prefix, source in (sources or {}).items():
-        if loc[: len(prefix)] == prefix:
-            path, loc = source, loc[len(prefix) :]
-            break
-    # Without the names that pydantic gives to the members of a union: they are no keys.
-    key = _dotted(tuple(k for k in loc if isinstance(k, int) or k.isidentifier())) or "(top level)"
-    value = str(error["input"])
-    shown = value if len(value) <= 60 else value[:57] + "..."
-    if error["type"] == "extra_forbidden":
-        return f"{path}: {key}: unknown key (value {shown}); remove it or correct its spelling"
-    if error["type"] == "missing":
-        return f"{path}: {key}: is required and missing"
-    if error["type"] == "value_error" and _is_group(error["input"]):
-        # Of a validator of several keys: it names those that matter.
-        said = str(error["ctx"]["error"])
-        return f"{path}: {key}: {said}" if loc else f"{path}: {said}"
-    return f"{path}: {key} = {shown}: {error['msg']}"
-
-
-def _is_group(value: Any) -> bool:
-    """Whether this is keys with values, or a list of such: too much for a line."""
-    return isinstance(value, dict) or (isinstance(value, list) and any(map(_is_group, value)))
 
 
 def save_fleet(fleet: FleetConfig, path: Path) -> None:

@@ -60,7 +60,7 @@ def examine(fleet: FleetConfig) -> list[Finding]:
     """Check this machine for running the given fleet on it."""
     findings = [_python()]
     findings += [_module(*module) for module in _MODULES]
-    findings += [_ros_distributions(), _gpu(), _cores(fleet), _disk(), _keys(fleet)]
+    findings += [_ros_distributions(), _gazebo(fleet), _gpu(), _cores(fleet), _disk(), _keys(fleet)]
     findings += [
         _port("replay server's port", fleet.replay_server.endpoint),
         _port("policy port", fleet.learner.policy_endpoint),
@@ -99,6 +99,17 @@ def _ros_distributions() -> Finding:
         found,
         "a sourced ROS 2 and ROS wheels of another distribution clash: use one of them",
     )
+
+
+def _gazebo(fleet: FleetConfig) -> Finding:
+    from robot_nodes.gazebo.installation import GazeboError, find_gazebo
+
+    try:
+        gazebo = find_gazebo()
+    except GazeboError as error:
+        advice = str(error) if fleet.in_gazebo else f"only for robots simulated in Gazebo: {error}"
+        return Finding("Gazebo", False, bool(fleet.in_gazebo), "none that can be used", advice)
+    return Finding("Gazebo", True, True, f"{gazebo.version}: {gazebo.gzserver}")
 
 
 def _gpu() -> Finding:

@@ -24,8 +24,9 @@ from typing_extensions import Self
 from zmq.utils import z85
 
 from fleet.config import ConfigError
-from fleet.config_file import explain, read_yaml
-from fleet.robot_config import Model, Name
+from fleet.config_errors import explain
+from fleet.config_file import read_yaml
+from fleet.config_model import Model, Name
 
 Role = Literal["server", "learner", "robot", "operator", "monitor"]
 ROLES: tuple[Role, ...] = get_args(Role)

@@ -64,15 +64,24 @@ def robot(
 
 
 @robot_app.command("sim-arm")
-def sim_arm(config: ConfigPath, robot_id: RobotId, overrides: Overrides = None) -> None:
-    """Simulate one robot's arm in MuJoCo, behind the topics of ros2_control."""
+def sim_arm(
+    config: ConfigPath,
+    robot_id: RobotId,
+    run_dir: RunDir = Path("runs/by-hand"),
+    overrides: Overrides = None,
+) -> None:
+    """Simulate one robot's arm, in MuJoCo or in Gazebo, behind the topics of ros2_control.
+
+    Which one, sim.simulator in the robot's config says. An arm in Gazebo is in the world that
+    `pnaf gazebo server` runs with the same --run-dir.
+    """
     log_to_stderr()
     with clear_errors():
         fleet = _join_fleet(config, robot_id, overrides)
         logger.info("arm of %s: %s", robot_id, ros_network(os.environ))
-        from robot_nodes.sim.arm_node import run_arm
+        from robot_nodes.sim.arm_process import run_arm
 
-        run_arm(fleet.entry(robot_id).robot, robot_id, fleet.seed)
+        run_arm(fleet, robot_id, run_dir)
 
 
 def _join_fleet(config: Path, robot_id: str, overrides: list[str] | None) -> FleetConfig:

@@ -10,22 +10,13 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from typing_extensions import Self
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Vector3 = tuple[float, float, float]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
-Topic = Annotated[str, Field(pattern=r"^[~/]?[A-Za-z_][A-Za-z0-9_/]*$", max_length=200)]
+from fleet.config_model import Model, Name, NonNegative, Positive, Topic, Vector3
+from fleet.sim_config import SimConfig
+
 Reaction = Literal["wait", "latch"]
-
-
-class Model(BaseModel):
-    """Base of all configs: unknown keys, infinities and NaN are errors, values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class UrdfTopic(Model):
@@ -465,20 +456,6 @@ SensorConfig = Annotated[JointStateSensor | ImuSensor | PoseSensor | ArraySensor
 
 
 # The robot ---------------------------------------------------------------------------------
-
-
-class SimConfig(Model):
-    """The simulated arm behind the topics."""
-
-    timestep_s: Positive = Field(0.002, description="Physics step (s).")
-    joint_state_rate_hz: Positive = Field(100.0, description="Also the rate of /clock.")
-    speed: NonNegative = Field(1.0, description="Simulated seconds per second; 0: as fast as it can.")
-    lockstep_timeout_s: NonNegative = Field(
-        0.0,
-        description="At each control period wait up to this wall time for the next command, so that "
-        "faster-than-real-time runs have the timing of real time; 0: never wait.",
-    )
-    shuffle_joint_order: bool = Field(True, description="Publish joints in another order than the URDF's.")
 
 
 class RobotConfig(Model):

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import settings
 
 from fleet.shared_memory import remove_stale_segments
+from robot_nodes.gazebo.installation import GazeboError, GazeboInstallation, find_gazebo
 
 # No deadline: the machines that run this are busy. Derandomised in CI: a failure there can be repeated.
 settings.register_profile("default", deadline=None)
@@ -45,6 +46,17 @@ def ros_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[s
             patch.setenv(name, value)
         yield environment
     remove_stale_segments()
+
+
+@pytest.fixture(scope="session")
+def gazebo() -> GazeboInstallation:
+    """The Gazebo of this machine; without one its tests are skipped, or fail if PNAF_REQUIRE_GAZEBO=1."""
+    try:
+        return find_gazebo()
+    except GazeboError as error:
+        if os.environ.get("PNAF_REQUIRE_GAZEBO") == "1":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 def _lock_domain(domain: int) -> int | None:

@@ -1,7 +1,8 @@
-"""A GIF of the learned arm: drawn with Matplotlib, so it needs no display and no GPU driver."""
+"""A GIF of the learned arm in its scene: drawn with Matplotlib, so it needs no display and no GPU driver."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,21 +10,32 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fleet.config import DoorTaskConfig, ReachTaskConfig
 from fleet.robot_config import RobotConfig
+from fleet.scene_config import Door, SceneBox, SceneConfig
 from robot_nodes.sim.mujoco_arm import MujocoArm
 from robot_nodes.sim.rollout import EpisodeResult
+from robot_nodes.tasks.door_geometry import DoorGeometry
 
 _FRAMES_PER_S = 10
 _HOLD_FRAMES = 6
+# Corners of a cube, one after another along its edges, until all have been drawn.
+_CUBE_OUTLINE = [
+    *((0, 0, 0), (1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 0, 0), (0, 0, 1), (1, 0, 1), (1, 0, 0)),
+    *((1, 0, 1), (1, 1, 1), (1, 1, 0), (1, 1, 1), (0, 1, 1), (0, 1, 0), (0, 1, 1), (0, 0, 1)),
+]
 
 
 def film_episodes(
-    robot: RobotConfig, episodes: Sequence[EpisodeResult], success_radius_m: float, path: Path
+    robot: RobotConfig,
+    task: ReachTaskConfig | DoorTaskConfig,
+    episodes: Sequence[EpisodeResult],
+    path: Path,
 ) -> None:
     """Write the episodes, one after another in robot time, as an animated GIF.
 
-    Each shows the arm, the tool's trail and, where the task's metrics name one (`target_x_m` …), the
-    target: red, green once the tool is within the success radius.
+    Each shows the arm, the tool's trail, the scene and, where the task's metrics name one (`target_x_m` …),
+    the target. What is not yet as it should be is red, then green.
     """
     import matplotlib
 
@@ -39,20 +51,23 @@ def film_episodes(
     frames = []
     for number, episode in enumerate(episodes, 1):
         links = [chain.points(q) for q in episode.joints]
-        keys = [f"target_{axis}_m" for axis in "xyz"]
-        target = np.array([episode.metrics[key] for key in keys]) if keys[0] in episode.metrics else None
-        ticks = [*range(0, len(links), stride), *[len(links) - 1] * _HOLD_FRAMES]
-        for tick in ticks:
+        for tick in [*range(0, len(links), stride), len(links) - 1]:
             trail = np.array([points[-1] for points in links[: tick + 1]])
             _draw(axes, links[tick], trail, f"episode {number}")
-            if target is not None:
-                _draw_target(axes, trail[-1], target, success_radius_m)
+            if task.scene is not None:
+                _draw_scene(axes, task.scene, episode.scene[tick])
+            if isinstance(task, ReachTaskConfig):
+                target = np.array([episode.metrics[f"target_{axis}_m"] for axis in "xyz"])
+                _draw_target(axes, trail[-1], target, task.success_radius_m)
+            else:
+                _tell_angle(axes, episode.scene[tick, 0], task.success_angle_rad)
             canvas.draw()
             frames.append(
                 Image.fromarray(np.asarray(canvas.buffer_rgba())).convert(
                     "P", palette=Image.Palette.ADAPTIVE, colors=64
                 )
             )
+        frames += [frames[-1]] * (_HOLD_FRAMES - 1)
     plt.close(figure)
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=1000 // _FRAMES_PER_S, loop=0)
 
@@ -73,6 +88,7 @@ class _Chain:
 
 def _draw(axes: Any, points: Any, trail: Any, title: str) -> None:
     axes.clear()
+    axes.title.set_color("black")
     axes.set(xlim=(-0.3, 0.8), ylim=(-0.55, 0.55), zlim=(0, 1.1), title=title)
     axes.set_xticklabels([]), axes.set_yticklabels([]), axes.set_zticklabels([])
     axes.view_init(elev=22, azim=-50)
@@ -82,7 +98,7 @@ def _draw(axes: Any, points: Any, trail: Any, title: str) -> None:
     axes.plot(*shadow.T, color="0.8", linewidth=6, solid_capstyle="round")
     axes.plot(*points.T, color="#37474f", linewidth=9, solid_capstyle="round", solid_joinstyle="round")
     axes.plot(*points.T, color="#90a4ae", linewidth=5, solid_capstyle="round", solid_joinstyle="round")
-    axes.scatter(*points[1:-1].T, color="#ff8f00", s=45, depthshade=False)
+    axes.scatter(*points[1:-1].T, color="#ff8f00", s=45, depthshade=False, zorder=3)
     axes.plot(*trail.T, color="tab:blue", linewidth=1.2)
 
 
@@ -92,3 +108,38 @@ def _draw_target(axes: Any, tool: Any, target: Any, success_radius_m: float) -> 
     axes.scatter(*target, color=color, s=110, alpha=0.8, depthshade=False)
     axes.plot([target[0]] * 2, [target[1]] * 2, [0, target[2]], color="0.7", linewidth=0.8, linestyle=":")
     axes.set_title(f"{axes.get_title()}: {100 * distance_m:.0f} cm from the target")
+
+
+def _tell_angle(axes: Any, hinge_rad: float, success_rad: float) -> None:
+    color = "tab:green" if hinge_rad >= success_rad else "tab:red"
+    axes.set_title(f"{axes.get_title()}: door {math.degrees(max(hinge_rad, 0.0)):.0f}° open", color=color)
+
+
+def _draw_scene(axes: Any, scene: SceneConfig, angles: npt.NDArray[np.float64]) -> None:
+    """Its boxes as outlines, and its door at these angles [ns] (rad), seen from the robot's side."""
+    for box in scene.boxes:
+        _draw_box(axes, box)
+    if scene.door is not None:
+        axes.view_init(elev=22, azim=-140)
+        axes.computed_zorder = False  # the arm is before the door, whatever the middles of both say
+        _draw_door(axes, scene.door, *angles)
+
+
+def _draw_box(axes: Any, box: SceneBox) -> None:
+    cos, sin = math.cos(box.yaw_rad), math.sin(box.yaw_rad)
+    turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+    unit = np.array(_CUBE_OUTLINE, float) - 0.5
+    axes.plot(*(box.center_m + unit * box.size_m @ turn.T).T, color="0.75", linewidth=0.8, zorder=0)
+
+
+def _draw_door(axes: Any, door: Door, hinge_rad: float, handle_rad: float) -> None:
+    geometry = DoorGeometry(door, 0.0)
+    across, up = 0.5 * door.width_m * geometry.along, np.array([0.0, 0.0, 0.5 * door.height_m])
+    corners = [[geometry.panel_center + a * across + b * up for a in (-1, 1)] for b in (-1, 1)]
+    panel = np.array([[geometry.turned(corner, hinge_rad) for corner in row] for row in corners])
+    axes.plot_surface(*panel.transpose(2, 0, 1), color="#a1887f", edgecolor="#5d4037", alpha=0.5, zorder=0)
+    level = geometry.lever_end - geometry.lever_start
+    lever = math.cos(handle_rad) * level - math.sin(handle_rad) * door.handle.lever_m * np.array([0, 0, 1])
+    ends = (geometry.rosette, geometry.lever_start, geometry.lever_start + lever)
+    handle = np.array([geometry.turned(end, hinge_rad) for end in ends])
+    axes.plot(*handle.T, color="#212121", linewidth=4, solid_capstyle="round", zorder=1)

@@ -10,36 +10,41 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fleet.robot_config import RobotConfig
+from fleet.scene_config import HANDLE_JOINT, HINGE_JOINT, SceneConfig
+from robot_nodes.sim.mujoco_scene import MujocoDoor, add_scene
 
 Array = NDArray[np.float64]
 
 # The servo: torque = gain (command - velocity). The arm has about 2.5 kg m² at the shoulder, so it answers
 # within 3 ms and sags by 0.1 % under Coriolis forces. The URDF's effort limits are not applied: a gain
 # this stiff would chatter against them, and the guard's acceleration limit keeps below them on average.
+# Only an arm that can touch something has them, or it would press with tons; its gain reaches them at
+# FULL_EFFORT_RAD_S, which does not chatter with any inertia above effort × timestep / (2 FULL_EFFORT_RAD_S).
+FULL_EFFORT_RAD_S = 1.0
 SERVO_GAIN_NMS_RAD = 1000.0
 ARMATURE_KGM2 = 0.1  # the motors' rotors, seen through their gears
 DAMPING_NMS_RAD = 1.0
 
 
 class MujocoArm:
-    """The physics of one arm: no ROS, no wall clock.
+    """The physics of one arm and its scene: a `SimulatedArm`, which says how it is used.
 
-        arm = MujocoArm(robot, np.random.default_rng(0))
-        arm.reset(robot.reset.home_rad)
-        while True:
-            arm.command(velocity)  # stays in force until the next command
-            arm.step(0.05)
-
-    Gravity is compensated and nothing collides: only what reaches the topics of a real arm is modelled.
-    All arrays are in the order of `config.joints`.
+    Gravity is compensated, and nothing collides but the robot with its scene: only what reaches the topics
+    of a real arm is modelled.
     """
 
-    def __init__(self, config: RobotConfig, rng: np.random.Generator | None = None) -> None:
+    def __init__(
+        self,
+        config: RobotConfig,
+        rng: np.random.Generator | None = None,
+        scene: SceneConfig | None = None,
+    ) -> None:
         """Load the arm at its home position.
 
         Args:
             config: Robot with a `sim` group.
             rng: Where `reset()` without a position draws its offsets; none: home exactly.
+            scene: What stands around it; none: nothing.
 
         Raises:
             ValueError: The config has no `sim`, or the URDF cannot be loaded or lacks a joint or link.
@@ -49,12 +54,15 @@ class MujocoArm:
         self._config = config
         self._rng = rng
         self._timestep_ns = round(config.sim.timestep_s * 1e9)
-        self.model = _compile(config, self._timestep_ns * 1e-9)
+        self.model = _compile(config, self._timestep_ns * 1e-9, scene)
         self.data = mujoco.MjData(self.model)
         ids = [self.model.joint(name).id for name in config.joints]
         self._position_index = self.model.jnt_qposadr[ids]
         self._velocity_index = self.model.jnt_dofadr[ids]
         self._tool = self.model.body(config.tool_link).id
+        door = scene.door if scene is not None else None
+        self._door = MujocoDoor(door, self.model, self.data) if door is not None else None
+        self.scene_joints: tuple[str, ...] = (HINGE_JOINT, HANDLE_JOINT) if door is not None else ()
         self._steps = 0
         self.reset(config.reset.home_rad)
 
@@ -71,7 +79,17 @@ class MujocoArm:
     @property
     def effort(self) -> Array:
         """Torque of each servo, gravity compensation aside [nq] (N m)."""
-        return self.data.actuator_force.copy()  # type: ignore[no-any-return]
+        return self.data.qfrc_actuator[self._velocity_index]  # type: ignore[no-any-return]
+
+    @property
+    def scene_q(self) -> Array:
+        """Positions of the scene's joints [ns] (rad)."""
+        return np.zeros(0) if self._door is None else self.data.qpos[self._door.position_index]
+
+    @property
+    def scene_qd(self) -> Array:
+        """Velocities of the scene's joints [ns] (rad/s)."""
+        return np.zeros(0) if self._door is None else self.data.qvel[self._door.velocity_index]
 
     @property
     def time_ns(self) -> int:
@@ -97,11 +115,14 @@ class MujocoArm:
         steps = round(seconds * 1e9 / self._timestep_ns)
         if steps < 1:
             raise ValueError(f"step of {seconds} s is shorter than the timestep {self._timestep_ns * 1e-9} s")
-        mujoco.mj_step(self.model, self.data, nstep=steps)
+        if self._door is None:
+            mujoco.mj_step(self.model, self.data, nstep=steps)
+        else:
+            self._door.step(steps)
         self._steps += steps
 
     def reset(self, q: ArrayLike | None = None) -> None:
-        """Put the arm at rest at q [nq] (rad), or at its home offset by the config's `randomise_rad`.
+        """Put the arm at rest at q [nq] (rad), or at its home offset by `randomise_rad`; the door is closed.
 
         An extra of simulation, for tests and in-process training: a fleet resets by motion.
         """
@@ -114,13 +135,23 @@ class MujocoArm:
         self.data.qpos[self._position_index] = q
         mujoco.mj_forward(self.model, self.data)
 
+    def reset_scene(self) -> None:
+        """Close the door. The arm stays where it is."""
+        if self._door is not None:
+            self._door.close()
+            mujoco.mj_forward(self.model, self.data)
 
-def _compile(config: RobotConfig, timestep_s: float) -> mujoco.MjModel:
-    """The URDF with a velocity servo on each joint."""
+    def close(self) -> None:
+        """Nothing to free: the physics are in this process."""
+
+
+def _compile(config: RobotConfig, timestep_s: float, scene: SceneConfig | None) -> mujoco.MjModel:
+    """The URDF with a velocity servo on each joint, in its scene."""
     if not isinstance(config.urdf, Path):
         raise ValueError(f"{config.name}: simulation needs a URDF file, not topic {config.urdf.topic}")
+    touches = scene is not None and (scene.door is not None or any(box.solid for box in scene.boxes))
     try:
-        spec = mujoco.MjSpec.from_string(_without_contacts(config.urdf))
+        spec = mujoco.MjSpec.from_string(_primitives(config.urdf, collisions=touches))
     except (OSError, ValueError, ElementTree.ParseError) as error:
         raise ValueError(f"{config.urdf}: cannot be loaded as a URDF: {error}") from error
     joints = {joint.name: joint for joint in spec.joints}
@@ -129,9 +160,13 @@ def _compile(config: RobotConfig, timestep_s: float) -> mujoco.MjModel:
             raise ValueError(f"{config.urdf}: no moving joint {name!r}; it has: {', '.join(joints)}")
         joints[name].armature = ARMATURE_KGM2
         joints[name].damping[0] = DAMPING_NMS_RAD
-        joints[name].actfrclimited = mujoco.mjtLimited.mjLIMITED_FALSE
+        gain, effort = SERVO_GAIN_NMS_RAD, joints[name].actfrcrange[1]
+        if touches and effort > 0.0:
+            gain = min(gain, effort / FULL_EFFORT_RAD_S)
+        else:
+            joints[name].actfrclimited = mujoco.mjtLimited.mjLIMITED_FALSE
         actuator = spec.add_actuator(name=name, target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
-        actuator.set_to_velocity(kv=SERVO_GAIN_NMS_RAD)
+        actuator.set_to_velocity(kv=gain)
     bodies = {body.name: body for body in spec.bodies}
     if config.tool_link not in bodies:
         raise ValueError(f"{config.urdf}: no link {config.tool_link!r}; it has: {', '.join(bodies)}")
@@ -139,18 +174,20 @@ def _compile(config: RobotConfig, timestep_s: float) -> mujoco.MjModel:
         body.gravcomp = 1.0
     spec.option.timestep = timestep_s
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST  # a stiff servo stays stable
-    spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_CONTACT
+    if scene is not None:
+        add_scene(spec, scene, config.tool_link)
+    if not touches:
+        spec.option.disableflags |= mujoco.mjtDisableBit.mjDSBL_CONTACT
     return spec.compile()
 
 
-def _without_contacts(urdf: Path) -> str:
-    """The URDF's text with primitive visuals only, every link kept as a body."""
+def _primitives(urdf: Path, *, collisions: bool) -> str:
+    """The URDF's text with primitive visuals and, if wanted, collisions only, every link kept as a body."""
     root = ElementTree.fromstring(urdf.read_text())
     for link in root.iter("link"):
-        for shape in link.findall("collision"):
-            link.remove(shape)
-        for shape in link.findall("visual"):
-            if shape.find("geometry/mesh") is not None:  # their files need ROS packages to be found
+        for shape in [*link.findall("collision"), *link.findall("visual")]:
+            meshed = shape.find("geometry/mesh") is not None  # their files need ROS packages to be found
+            if meshed or (shape.tag == "collision" and not collisions):
                 link.remove(shape)
     extension = ElementTree.SubElement(root, "mujoco")
     ElementTree.SubElement(extension, "compiler", discardvisual="false", fusestatic="false")

@@ -1,4 +1,4 @@
-"""Episodes on the simulated arm without ROS: the robot's own control loop, straight on MuJoCo.
+"""Episodes on a simulated arm without ROS: the robot's own control loop, straight on the simulator.
 
 What `pnaf eval` measures a policy with, and what the film of the learned arm is made from.
 """
@@ -8,11 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 
 from fleet.config import ConfigError, FleetConfig
 from fleet.messages import PolicyMessage, TransitionBatch
+from fleet.robot_config import JointStateSensor
 from robot_nodes.actor import NewestPolicy
 from robot_nodes.batch_former import BatchFormer
 from robot_nodes.control_loop import ControlLoop
@@ -20,7 +22,8 @@ from robot_nodes.episode_recorder import EpisodeRecorder
 from robot_nodes.joint_states import JointReading
 from robot_nodes.kinematics import Kinematics
 from robot_nodes.policy import NumpyPolicy
-from robot_nodes.sim.mujoco_arm import MujocoArm
+from robot_nodes.sensors import sensor_values
+from robot_nodes.sim.simulated_arm import SimulatedArm
 from robot_nodes.tasks.task import make_task
 from robot_nodes.urdf_source import load_urdf
 
@@ -38,19 +41,22 @@ class EpisodeResult:
         metrics: The task's numbers and the return.
         rows: Number of steps.
         joints: Joint positions at each tick of the episode [rows, nq] (rad).
+        scene: Positions of the scene's joints then [rows, ns] (rad).
     """
 
     success: bool
     metrics: dict[str, float]
     rows: int
     joints: np.ndarray
+    scene: np.ndarray
 
 
 class Rollout:
     """One simulated robot, driven by the loop that drives the real one.
 
-    rollout = Rollout(fleet, robot_id, message, seed=0)
-    result = rollout.episode()
+    with simulated_arm(fleet, robot_id, seed=0) as arm:
+        rollout = Rollout(fleet, robot_id, message, seed=0, arm=arm)
+        result = rollout.episode()
     """
 
     def __init__(
@@ -59,25 +65,29 @@ class Rollout:
         robot_id: str,
         message: PolicyMessage,
         seed: int,
+        arm: SimulatedArm,
         *,
         on_batch: Callable[[TransitionBatch], None] = lambda batch: None,
         explore: bool = False,
     ) -> None:
+        """Put a policy in charge of an arm.
+
+        Raises:
+            ConfigError: The robot has sensors that are not of its scene.
+            PolicyError: The policy is not one for this robot and task.
+        """
         entry = fleet.entry(robot_id)
-        if entry.robot.sensors:
-            names = ", ".join(sensor.name for sensor in entry.robot.sensors)
-            raise ConfigError(
-                f"{robot_id}: its policy needs extra sensors ({names}), which only ROS topics have: it "
-                "cannot be evaluated in simulation alone"
-            )
-        # In simulation nobody answers a reset service, follows trajectories or is there to be asked.
-        by_motion = entry.robot.reset.model_copy(update={"steps": ["velocity"], "service": None})
-        self._robot = entry.robot.model_copy(update={"reset": by_motion})
+        _check_sensors(fleet, robot_id)
+        # In simulation nobody follows trajectories or is there to be asked; the only service is the scene's.
+        after = {"steps": ["velocity", "service"], "service": "reset_scene"}
+        alone = {"steps": ["velocity"], "service": None}
+        reset = entry.robot.reset.model_copy(update=after if arm.scene_joints else alone)
+        self._robot = entry.robot.model_copy(update={"reset": reset})
         task = make_task(fleet, robot_id)
         self._policy = NewestPolicy(NumpyPolicy.from_message(message, task.spec), time.monotonic())
         self._batches: list[TransitionBatch] = []
         self._on_batch = on_batch
-        self._arm = MujocoArm(entry.robot, np.random.default_rng(seed + 1))
+        self._arm = arm
         sizes = task.spec.observation.size, task.spec.action.size
         former = BatchFormer(robot_id, "rollout", task.spec.hash, *sizes, emit=self._collect)
         self._loop = ControlLoop(
@@ -90,6 +100,7 @@ class Rollout:
             evaluate_every=0 if explore else 1,
         )
         self._nq = len(entry.robot.joints)
+        self._scene: list[np.ndarray] = []
 
     def set_policy(self, policy: NumpyPolicy) -> None:
         """Act with another policy from the next tick on."""
@@ -106,18 +117,46 @@ class Rollout:
             RolloutError: The robot went into a fault.
         """
         self._batches.clear()
+        self._scene.clear()
         period_s = 1.0 / self._robot.control_rate_hz
         while not (self._batches and self._batches[-1].end):
             reading = JointReading(self._arm.q, self._arm.qd, self._arm.time_ns)
-            command = self._loop.tick(reading, self._policy.received_s)
+            self._scene.append(self._arm.scene_q)
+            command = self._loop.tick(reading, self._policy.received_s, self._sensors())
             if self._loop.phase == "fault":
                 raise RolloutError(self._loop.note)
+            if self._loop.take_service_call():
+                self._arm.reset_scene()
+                self._loop.service_done(True, "")
             self._arm.command(command)
             self._arm.step(period_s)
-        last = self._batches[-1]
+        last, rows = self._batches[-1], sum(batch.rows for batch in self._batches)
         return EpisodeResult(
             success=last.success,
             metrics=dict(last.metrics),
-            rows=sum(batch.rows for batch in self._batches),
+            rows=rows,
             joints=np.concatenate([batch.observation[:, : self._nq] for batch in self._batches]),
+            scene=np.array(self._scene[-1 - rows : -1]),  # the newest tick is the next episode's
+        )
+
+    def _sensors(self) -> np.ndarray:
+        """Values of the extra sensors [ns], out of the message that the scene's topic would have."""
+        arm = self._arm
+        message = SimpleNamespace(
+            name=arm.scene_joints, position=arm.scene_q, velocity=arm.scene_qd, effort=()
+        )
+        return np.concatenate([np.zeros(0), *(sensor_values(s, message) for s in self._robot.sensors)])
+
+
+def _check_sensors(fleet: FleetConfig, robot_id: str) -> None:
+    door = fleet.task.scene.door if fleet.task.scene is not None else None
+    others = [
+        sensor.name
+        for sensor in fleet.entry(robot_id).robot.sensors
+        if door is None or sensor.topic != door.joint_states or not isinstance(sensor, JointStateSensor)
+    ]
+    if others:
+        raise ConfigError(
+            f"{robot_id}: its policy needs extra sensors ({', '.join(others)}), which only ROS topics have: "
+            "it cannot be evaluated in simulation alone"
         )

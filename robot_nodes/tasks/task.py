@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from fleet.config import FleetConfig
+from fleet.config import FleetConfig, ReachTaskConfig
 from fleet.spaces import SpaceSpec
 from robot_nodes.tasks.shared_arm import SharedArm, shared_sensors
 
@@ -67,19 +67,21 @@ class Task(Protocol):
 
 
 def make_task(fleet: FleetConfig, robot_id: str) -> Task:
-    """The fleet's task on one of its robots. A new kind is one import here.
+    """The fleet's task on one of its robots. A new kind is one line here.
 
     Its spec is the same for every robot of the fleet: they share one policy.
 
     Raises:
         ConfigError: The fleet has no such robot, or the task cannot be done.
     """
+    from robot_nodes.tasks.door import DoorTask
     from robot_nodes.tasks.reach import ReachTask
     from robot_nodes.tasks.sensed import SensedTask
 
     fleet.entry(robot_id)
     robots = [entry.robot for entry in fleet.robots]
-    kinds: dict[str, Any] = {"reach": ReachTask}
-    task: Task = kinds[fleet.task.kind](fleet.task, SharedArm.of(robots))
-    sensors = shared_sensors(robots)
+    arm, sensors, config = SharedArm.of(robots), shared_sensors(robots), fleet.task
+    task: Task = (
+        ReachTask(config, arm) if isinstance(config, ReachTaskConfig) else DoorTask(config, arm, sensors)
+    )
     return SensedTask(task, sensors) if sensors else task

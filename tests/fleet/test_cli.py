@@ -98,7 +98,7 @@ HELPS = {
     "keys revoke": ["NAME", "restart", "--keys"],
     "keys show": ["never shown", "--json", "--keys"],
     "fleet": ["up", "status", "pause", "resume", "stop", "estop"],
-    "fleet up": ["fleet", "goal", "Ctrl-C", "FLEET.yaml"],
+    "fleet up": ["fleet", "goal", "Ctrl-C", "FLEET.yaml", "--gui"],
     "fleet status": ["robot", "replay server", "learner", "--json"],
     "fleet pause": ["hold still", "--robot", "--reason"],
     "fleet resume": ["pause", "e-stop", "--robot"],
@@ -111,6 +111,13 @@ HELPS = {
     "logs verify": ["missing", "doubled", "damaged", "--json"],
     "bench": ["faults"],
     "bench faults": ["lost", "--seed", "--robots", "--duration", "--faults", "--json", "--keep"],
+    "gazebo": ["install", "status", "server", "gui", "world", "export-gz-sim"],
+    "gazebo install": ["root", "--prefix", "--force"],
+    "gazebo status": ["Gazebo", "plugin", "--json"],
+    "gazebo server": ["gzserver", "FLEET.yaml", "--world", "--run-dir"],
+    "gazebo gui": ["window", "FLEET.yaml", "--world", "--run-dir"],
+    "gazebo world": ["SDF", "FLEET.yaml", "--world"],
+    "gazebo export-gz-sim": ["gz_ros2_control", "docs/gz_sim.md", "FLEET.yaml", "FOLDER"],
     "doctor": ["missing", "--json", "--robot", "--namespace", "--seconds", "Nothing is ever sent"],
 }
 
@@ -258,9 +265,20 @@ def test_eval_measures_a_policy(run: RunFolder) -> None:
     answer = pnaf("eval", str(run.path), "--episodes", "2", "--json")
     assert answer.status == 0
     result = json.loads(answer.out)
+    assert (result["robot"], result["simulator"]) == ("robot1", "mujoco")
     assert result["episodes"] == 2 and 0 <= result["success_rate"] <= 1
     assert 0.05 < result["mean_final_distance_m"] < 1.0, "it stands still"
-    assert "mean_final_distance_m" in pnaf("eval", str(run.path), "--episodes", "1").out
+    shown = pnaf("eval", str(run.path), "--episodes", "1").out
+    assert "mujoco" in shown and "mean_final_distance_m" in shown
+
+
+def test_eval_in_gazebo_where_there_is_none(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_policy(run)
+    monkeypatch.setenv("PNAF_GAZEBO_PREFIX", "/nowhere")
+    answer = pnaf("eval", str(run.path), "--simulator", "gazebo")
+    assert answer.status == 2 and "/nowhere" in answer.errors
+    answer = pnaf("eval", str(run.path), "--simulator", "isaac")
+    assert answer.status == 2 and "isaac" in answer.errors and "mujoco" in answer.errors
 
 
 def test_eval_refuses_a_policy_for_another_robot(run: RunFolder) -> None:

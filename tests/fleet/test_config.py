@@ -12,7 +12,7 @@ import yaml
 
 from fleet.config import ConfigError, FleetConfig
 from fleet.config_file import PACKAGED_CONFIGS, load_fleet, save_fleet
-from fleet.fleet_run import check_robots
+from fleet.fleet_checks import check_robots
 from fleet.robot_config import UrdfTopic
 from fleet.run_folder import RunFolder, create_run_folder
 
@@ -58,6 +58,11 @@ def test_an_unknown_key_is_named_with_its_file_and_value(sim2: Path, edit: Edit)
     )
 
 
+def test_an_unknown_key_is_named_whatever_it_looks_like(sim2: Path, edit: Edit) -> None:
+    edit("fleets/sim2.yaml", lambda fleet: fleet["learner"].update({"gamma-2": 0.1}))
+    assert error_of(sim2).startswith(f"{sim2}: learner.gamma-2: unknown key (value 0.1)")
+
+
 @pytest.mark.parametrize("name", ["max_joint_velocity_rad_s", "workspace_sphere", "link_planes"])
 def test_a_missing_safety_limit_has_no_default(sim2: Path, configs: Path, edit: Edit, name: str) -> None:
     edit("robots/generic7_sim.yaml", lambda robot: robot["limits"].pop(name))
@@ -77,7 +82,7 @@ def test_a_missing_safety_limit_has_no_default(sim2: Path, configs: Path, edit: 
         ("fleets/sim2.yaml", {"goal": {"success_rate": 90}}, "goal.success_rate = 90: Input should be less"),
         ("fleets/sim2.yaml", {"replay_server": {"endpoint": "localhost"}}, "endpoint = localhost: "),
         ("fleets/sim2.yaml", {"learner": {"device": "gpu"}}, "learner.device = gpu: String should match"),
-        ("tasks/reach.yaml", {"kind": "rech"}, "kind = rech: Input should be 'reach'"),
+        ("tasks/reach.yaml", {"kind": "rech"}, "kind = rech: must be one of 'reach', 'door'"),
         ("tasks/reach.yaml", {"success_radius_m": 0}, "success_radius_m = 0: Input should be greater than 0"),
         ("robots/generic7_sim.yaml", {"control_rate_hz": -20}, "control_rate_hz = -20: Input should"),
         ("robots/generic7_sim.yaml", {"joints": "joint_1"}, "joints = joint_1: Input should be a valid list"),
@@ -267,6 +272,168 @@ def test_an_override_names_a_robots_file_as_the_fleet_does(sim2: Path, configs: 
 )  # fmt: skip
 def test_a_bad_override_is_quoted(sim2: Path, override: str, expected: str) -> None:
     assert expected in error_of(sim2, override)
+
+
+# A group `override` in the fleet's file --------------------------------------------------------
+
+
+def test_override_wins_over_every_robots_file_key_by_key(sim2: Path, configs: Path, edit: Edit) -> None:
+    edit("robots/generic7_sim.yaml", lambda robot: robot.update(teleop=None))
+    before = load_fleet(sim2).robots[0].robot
+    changes = {
+        "sim": {"simulator": "gazebo", "speed": 1.0},
+        "watchdogs": {"state_age": {"limit_s": 0.4}, "effort": "wait"},
+        "reset": {"steps": ["velocity", "person"]},
+        "teleop": {"twist_topic": "twist", "max_age_s": 0.3, "max_linear_m_s": 0.2, "max_angular_rad_s": 1},
+    }
+    edit("fleets/sim2.yaml", lambda fleet: fleet.update(override=changes))
+    fleet = load_fleet(sim2)
+    for robot in (entry.robot for entry in fleet.robots):
+        assert robot.sim and before.sim
+        assert (robot.sim.simulator, robot.sim.speed) == ("gazebo", 1.0)
+        assert robot.sim.lockstep_timeout_s == before.sim.lockstep_timeout_s == 0.5, "groups are merged"
+        assert robot.watchdogs.state_age.limit_s == 0.4
+        assert robot.watchdogs.state_age.action == before.watchdogs.state_age.action
+        assert (robot.watchdogs.effort, before.watchdogs.effort) == ("wait", "latch")
+        assert robot.reset.steps == ["velocity", "person"], "lists are replaced"
+        assert robot.teleop and robot.teleop.twist_topic == "twist", "a group takes the place of null"
+    (folder := configs / "saved").mkdir()
+    save_fleet(fleet, folder / "fleet.yaml")
+    assert load_fleet(folder / "fleet.yaml") == fleet, "what is saved is what it came to"
+
+
+def test_override_reaches_a_robot_given_inline_and_real_arms(sim2: Path, configs: Path, edit: Edit) -> None:
+    inline = yaml.safe_load((configs / "robots/generic7_sim.yaml").read_text())
+    robots = [{"id": "one", "robot": inline}, {"id": "two", "robot": "../robots/franka_fr3.yaml"}]
+    edit("fleets/sim2.yaml", lambda fleet: fleet.update(robots=robots, override={"sim": {"speed": 3.0}}))
+    fleet = load_fleet(sim2)
+    assert [entry.robot.sim and entry.robot.sim.speed for entry in fleet.robots] == [3.0, 3.0]
+    assert fleet.robots[0].robot.urdf == configs / "urdf/generic7.urdf"
+
+
+def test_override_names_files_relative_to_the_fleets(sim2: Path, configs: Path, edit: Edit) -> None:
+    shutil.copy(configs / "urdf/generic7.urdf", configs / "fleets/other.urdf")
+    edit("fleets/sim2.yaml", lambda fleet: fleet.update(override={"urdf": "other.urdf"}))
+    assert {entry.robot.urdf for entry in load_fleet(sim2).robots} == {configs / "fleets/other.urdf"}
+
+
+def test_the_command_line_wins_over_override_and_can_set_it(sim2: Path, edit: Edit) -> None:
+    edit("fleets/sim2.yaml", lambda fleet: fleet.update(override={"sim": {"speed": 2.0}}))
+    lines = ["robots.1.robot.sim.speed=5.0", "override.sim.joint_state_rate_hz=40"]
+    sims = [entry.robot.sim for entry in load_fleet(sim2, lines).robots]
+    assert [(sim.speed, sim.joint_state_rate_hz) for sim in sims if sim] == [(2.0, 40.0), (5.0, 40.0)]
+    other = ["robots.1.robot=../robots/generic_arm7.yaml"]
+    assert [e.robot.sim and e.robot.sim.speed for e in load_fleet(sim2, other).robots] == [2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ({"simm": {}}, "override.simm: unknown key (value {}); remove it or correct its spelling"),
+        ({"sim": {"sped": 1}}, "override.sim.sped: unknown key (value 1); remove it or correct its spelling"),
+        ({"sim": {"simulator": "webots"}}, "override.sim.simulator = webots: Input should be 'mujoco' or"),
+        ({"watchdogs": {"state_age": {"limit_s": 0}}}, "override.watchdogs.state_age.limit_s = 0: Input"),
+        ("fast", "override = fast: must be groups and keys of a robot"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_override_is_looked_for_there(
+    sim2: Path, edit: Edit, override: object, expected: str
+) -> None:
+    edit("fleets/sim2.yaml", lambda fleet: fleet.update(override=override))
+    (line,) = error_of(sim2).splitlines()
+    assert line.startswith(f"{sim2}: {expected}"), "one line, whose file is the fleet's, for both robots"
+
+
+def test_what_a_robots_file_lacks_is_not_blamed_on_override(sim2: Path, edit: Edit) -> None:
+    edit("robots/generic7_sim.yaml", lambda robot: robot["watchdogs"].pop("effort"))
+    edit("fleets/sim2.yaml", lambda fleet: fleet.update(override={"watchdogs": {"policy_age": None}}))
+    (line,) = [line for line in error_of(sim2).splitlines() if "effort" in line]
+    assert line.endswith("robots/generic7_sim.yaml: watchdogs.effort: is required and missing")
+
+
+def test_two_files_that_do_not_fit_together_are_both_named(sim2: Path, edit: Edit) -> None:
+    edit("fleets/sim2.yaml", lambda fleet: fleet.update(override={"limits": {"position_low_rad": [9.0] * 7}}))
+    (line,) = [line for line in error_of(sim2).splitlines() if "must be below" in line]
+    assert "robots/generic7_sim.yaml: limits: position_low_rad[0] = 9.0 must be below" in line
+    assert line.endswith(f"(see also {sim2}: override.limits)")
+
+
+# A scene ---------------------------------------------------------------------------------------
+
+
+def test_a_scene_is_a_file_relative_to_the_tasks(
+    tmp_path: Path, sim2: Path, configs: Path, edit: Edit
+) -> None:
+    (configs / "tasks/table.yaml").write_text(
+        "name: table\nboxes: [{name: top, center_m: [0.5, 0, 0.1], size_m: [0.4, 0.4, 0.02]}]\n"
+    )
+    edit("tasks/reach.yaml", lambda task: task.update(scene="table.yaml"))
+    fleet = load_fleet(sim2)
+    assert fleet.task.scene and fleet.task.scene.boxes[0].name == "top"
+    folder = create_run_folder(fleet, tmp_path / "runs", "run")
+    shutil.rmtree(configs)
+    assert folder.load().task == fleet.task
+
+
+def test_what_is_wrong_in_a_scene_is_named_with_its_file(sim2: Path, configs: Path, edit: Edit) -> None:
+    (configs / "worlds/table.yaml").write_text("name: table\nboxes: [{name: top, center_m: [0.5, 0, 0.1]}]\n")
+    edit("tasks/reach.yaml", lambda task: task.update(scene="../worlds/table.yaml"))
+    assert error_of(sim2).endswith("worlds/table.yaml: boxes.0.size_m: is required and missing")
+    edit("tasks/reach.yaml", lambda task: task.update(scene="../worlds/desk.yaml"))
+    assert error_of(sim2).endswith("worlds/desk.yaml: no such file")
+
+
+# Who is simulated where ------------------------------------------------------------------------
+
+GAZEBO = "override.sim.simulator=gazebo"
+
+
+def test_worlds_of_robots_in_gazebo(sim2: Path) -> None:
+    assert load_fleet(sim2).gazebo_worlds == {}
+    assert load_fleet(sim2, ["gazebo.worlds=own"]).in_gazebo == []
+    assert load_fleet(sim2, [GAZEBO]).gazebo_worlds == {"world": ["robot1", "robot2"]}
+    own = load_fleet(sim2, [GAZEBO, "gazebo.worlds=own", "robots=[a, b, c]", "robots.1.robot.sim=null"])
+    assert own.gazebo_worlds == {"a": ["a"], "c": ["c"]}
+    one = load_fleet(sim2, ["robots.1.robot.sim.simulator=gazebo"])
+    assert one.gazebo_worlds == {"world": ["robot2"]}
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("timestep_s=0.001", "robot1 has sim.timestep_s 0.002 and robot2 0.001: robots in one Gazebo world"),
+        ("speed=1.0", "robot1 has sim.speed 10 and robot2 1: robots in one Gazebo world share it"),
+        ("lockstep_timeout_s=0", "one of robot1 and robot2 is in lock-step (sim.lockstep_timeout_s)"),
+    ],
+)
+def test_robots_in_one_world_share_its_time(sim2: Path, line: str, expected: str) -> None:
+    change = f"robots.1.robot.sim.{line}"
+    error = error_of(sim2, GAZEBO, change)
+    assert expected in error and "gazebo.worlds: own" in error
+    load_fleet(sim2, [change])
+    load_fleet(sim2, [GAZEBO, change, "gazebo.worlds=own"])
+    load_fleet(sim2, [GAZEBO, change, "robots.1.robot.sim.simulator=mujoco"])
+
+
+def test_simulated_arms_do_not_share_topics_but_real_ones_may(sim2: Path) -> None:
+    topics = "override.topics={command: /velocity, joint_states: joint_states}"
+    assert "robot1 and robot2 are simulated and both use /velocity: give them topics" in error_of(
+        sim2, topics
+    )
+    load_fleet(sim2, [topics, "robots.0.robot.sim=null"])
+    load_fleet(sim2, [topics, "robots.0.robot.topics.command=/other"])
+
+
+def test_torques_are_for_gazebo(sim2: Path) -> None:
+    effort = "override.sim.command_interface=effort"
+    assert "command_interface effort needs simulator: gazebo" in error_of(sim2, effort)
+    load_fleet(sim2, [effort, GAZEBO])
+
+
+def test_a_robot_with_sensors_that_no_simulator_has_is_not_evaluable(sim2: Path, edit: Edit) -> None:
+    assert load_fleet(sim2, ["robots.0.robot.sim=null"]).evaluable == ["robot2"]
+    edit("robots/generic7_sim.yaml", lambda robot: robot.update(sensors=[SENSOR]))
+    assert load_fleet(sim2).evaluable == []
 
 
 # A fleet of several kinds ----------------------------------------------------------------------

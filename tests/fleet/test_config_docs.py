@@ -11,13 +11,26 @@ from pydantic import BaseModel, Field
 from fleet import config_docs
 from fleet.config import FleetConfig, TaskConfig
 from fleet.config_docs import document, models_of
-from fleet.robot_config import Model, Positive, RobotConfig
+from fleet.config_model import Model, Positive
+from fleet.robot_config import RobotConfig
+from fleet.scene_config import SceneConfig
 
 PAGE = Path(__file__).parents[2] / "docs/configuration.md"
 
 
 def test_the_page_is_what_the_models_say() -> None:
     assert PAGE.read_text() == document(), "run: python -m fleet.config_docs > docs/configuration.md"
+
+
+def test_a_scene_is_described_once_in_a_section_of_its_own() -> None:
+    page = document()
+    assert page.count("| `fingertip_radius_m` |") == 1
+    assert page.count("\n## A scene: `hardware_configs/worlds/*.yaml`\n") == 1
+
+
+def test_keys_that_only_the_fleets_file_has_are_described() -> None:
+    fleet = document().partition("\n### ")[0]
+    assert "| `robot` | file |" in fleet and "| `override` | group |" in fleet
 
 
 def undescribed(*models: type[BaseModel]) -> list[str]:
@@ -38,7 +51,7 @@ def undescribed(*models: type[BaseModel]) -> list[str]:
 
 
 def test_every_field_of_every_model_is_described() -> None:
-    assert undescribed(FleetConfig, *models_of(TaskConfig), RobotConfig) == []
+    assert undescribed(FleetConfig, *models_of(TaskConfig), SceneConfig, RobotConfig) == []
 
 
 class Wheel(Model):

@@ -257,7 +257,7 @@ class Fleet:
     """A fleet's server and its policies, both in this process."""
 
     def __init__(self, folder: Path, name: str, robots: list[Any], domain: int, endpoints: list[str]):
-        task = yaml.safe_load((CONFIGS / "tasks/reach.yaml").read_text()) | {"episode_s": 1.6}
+        task = yaml.safe_load((CONFIGS / "tasks/reach.yaml").read_text()) | {"episode_s": 1.6, "scene": None}
         path = folder / f"{name}.yaml"
         data = {
             "name": name,

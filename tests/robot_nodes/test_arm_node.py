@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +15,8 @@ import numpy as np
 import pytest
 import yaml
 
+from fleet.config import FleetConfig
+from fleet.config_file import load_fleet
 from fleet.robot_config import RobotConfig
 
 rclpy = pytest.importorskip("rclpy")
@@ -22,8 +26,10 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import JointState  # noqa: E402
 from std_msgs.msg import Float64MultiArray  # noqa: E402
+from std_srvs.srv import Trigger  # noqa: E402
 
 from robot_nodes.sim.arm_node import ArmNode  # noqa: E402
+from robot_nodes.sim.mujoco_arm import MujocoArm  # noqa: E402
 
 # rclpy's message generator imports lark, which imports a deprecated module of Python's.
 pytestmark = pytest.mark.filterwarnings("ignore:module 'sre_.*' is deprecated:DeprecationWarning")
@@ -33,12 +39,20 @@ ROBOT = REPOSITORY / "hardware_configs/robots/generic7_sim.yaml"
 CHILD = """
 import logging, sys
 from pathlib import Path
-from fleet.robot_config import RobotConfig
-from robot_nodes.sim.arm_node import run_arm
+from fleet.config import FleetConfig
+from robot_nodes.sim.arm_process import run_arm
 logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-run_arm(RobotConfig.model_validate_json(Path(sys.argv[1]).read_text()), "arm_7", seed=3)
+run_arm(FleetConfig.model_validate_json(Path(sys.argv[1]).read_text()), "arm_7", Path("no-run"))
 """
 PERIOD_NS = 50_000_000
+
+
+def fleet_of(config: RobotConfig, task: str = "reach") -> FleetConfig:
+    """A fleet of this one robot."""
+    data = load_fleet(
+        REPOSITORY / "hardware_configs/fleets/sim2.yaml", [f"task=../tasks/{task}.yaml"]
+    ).model_dump()
+    return FleetConfig.model_validate(data | {"seed": 3, "robots": [{"id": "arm_7", "robot": config}]})
 
 
 def load_robot(**sim: Any) -> RobotConfig:
@@ -87,6 +101,13 @@ class Peer:
             self.first_command = velocity
         self.publisher.publish(Float64MultiArray(data=velocity))
 
+    def call(self, service: str) -> Trigger.Response:
+        client = self.node.create_client(Trigger, service)
+        self.spin_until(client.service_is_ready, f"the service {service}")
+        answer = client.call_async(Trigger.Request())
+        self.spin_until(answer.done, f"the answer of {service}")
+        return answer.result()
+
     def spin_until(self, condition: Callable[[], object], what: str, timeout_s: float = 20.0) -> None:
         deadline = time.monotonic() + timeout_s
         again = time.monotonic() + 1.0
@@ -120,9 +141,9 @@ def stamp_ns(state: JointState) -> int:
 class Arm:
     """The process under test."""
 
-    def __init__(self, config: RobotConfig, folder: Path) -> None:
-        path = folder / "robot.json"
-        path.write_text(config.model_dump_json())
+    def __init__(self, fleet: FleetConfig, folder: Path) -> None:
+        path = folder / "fleet.json"
+        path.write_text(fleet.model_dump_json())
         self.log = folder / "arm.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -137,7 +158,7 @@ class Arm:
         return self.process.wait(timeout=20)
 
 
-Start = Callable[[RobotConfig], tuple[Arm, Peer]]
+Start = Callable[..., tuple[Arm, Peer]]
 
 
 @pytest.fixture
@@ -145,8 +166,8 @@ def start(ros_domain_id: int, tmp_path: Path) -> Iterator[Start]:
     arms: list[Arm] = []
     peers: list[Peer] = []
 
-    def start_both(config: RobotConfig) -> tuple[Arm, Peer]:
-        arms.append(Arm(config, tmp_path))
+    def start_both(config: RobotConfig, task: str = "reach") -> tuple[Arm, Peer]:
+        arms.append(Arm(fleet_of(config, task), tmp_path))
         peers.append(Peer(config))
         peers[-1].spin_until(lambda: peers[-1].states, "the first joint states")
         return arms[-1], peers[-1]
@@ -224,8 +245,8 @@ def test_in_lockstep_each_period_waits_for_the_answer_to_its_state(start: Start)
     peer.answer = answer
     peer.spin_until(lambda: answers, "the first period")
     # A command too many, as the first one may be, is made up for after 200 periods at the latest.
-    peer.spin_until(lambda: len(answers) % 50 == 0 and sum(answered()) > 190, "200 periods in step", 60.0)
-    assert all(answered())
+    in_step = lambda: len(answers) % 50 == 0 and len(answered()) > 190 and all(answered())  # noqa: E731
+    peer.spin_until(in_step, "200 periods in step", 60.0)
     stamps = [stamp_ns(state) for state in peer.states]
     assert set(np.diff(stamps[-200:])) == {PERIOD_NS}
 
@@ -250,6 +271,55 @@ def test_in_lockstep_a_silent_controller_does_not_stop_time_for_ever(start: Star
     peer.command([0.0] * 7)
     count = len(peer.states)
     peer.spin_until(lambda: len(peer.states) > count + 20, "20 periods without an answer")
+
+
+def test_reset_arm_puts_it_at_rest_near_home(start: Start) -> None:
+    config = load_robot(speed=5.0)
+    _, peer = start(config)
+    peer.command([0.5] * 7)
+    peer.spin_until(lambda: peer.newest("velocity")["joint_1"] > 0.49, "it moves")
+    answer = peer.call("reset_arm")
+    assert answer.success and "put to rest at [" in answer.message
+    stamp = stamp_ns(peer.states[-1])
+    peer.spin_until(lambda: stamp_ns(peer.states[-1]) > stamp + 10**9, "a second of its time")
+    told = json.loads(answer.message[answer.message.index("[") : answer.message.index("]") + 1])
+    for joint, q, home in zip(config.joints, told, config.reset.home_rad, strict=True):
+        assert peer.newest("position")[joint] == pytest.approx(q, abs=1e-3)
+        assert abs(q - home) <= config.reset.randomise_rad
+        assert abs(peer.newest("velocity")[joint]) < 1e-3
+
+
+def test_a_doors_joints_are_told_and_reset_scene_closes_it(ros_domain_id: int) -> None:
+    config, scene = load_robot(), fleet_of(load_robot(), "door").task.scene
+    arm = MujocoArm(config, scene=scene)
+    peer = Peer(config)
+    rclpy.init()
+    node = ArmNode(config, "arm_7", scene, 0, SingleThreadedExecutor())
+    doors: list[JointState] = []
+    qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+    peer.node.create_subscription(JointState, "door/joint_states", doors.append, qos)
+    stop = threading.Event()
+    running = threading.Thread(target=node.run, args=(arm, stop))
+    try:
+        arm.data.joint("door_hinge").qpos[0] = 0.5  # somebody has opened it
+        q = arm.q.copy()
+        running.start()
+        peer.spin_until(lambda: doors, "states of the door")
+        assert list(doors[-1].name) == ["door_hinge", "door_handle"]
+        assert doors[-1].position[0] == pytest.approx(0.5, abs=0.01)
+        answer = peer.call("reset_scene")
+        assert answer.success
+        assert answer.message == "scene as at first: door_hinge 0.0 rad, door_handle 0.0 rad"
+        doors.clear()
+        peer.spin_until(lambda: len(doors) > 2, "newer states of the door")
+        assert doors[-1].position[0] == pytest.approx(0.0, abs=1e-3)
+        assert arm.q == pytest.approx(q, abs=1e-3)
+    finally:
+        stop.set()
+        running.join()
+        peer.close()
+        node.destroy_node()
+        rclpy.shutdown()
 
 
 def test_an_arm_nobody_commands_runs_in_real_time(start: Start) -> None:
@@ -292,4 +362,4 @@ def test_a_signal_ends_it_in_order(start: Start, number: signal.Signals) -> None
 )
 def test_rates_that_do_not_divide_are_refused(sim: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ArmNode(load_robot(**sim), "arm_7", 0, executor=None)  # type: ignore[arg-type]
+        ArmNode(load_robot(**sim), "arm_7", None, 0, executor=None)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from fleet.config_file import load_fleet
 from fleet.messages import PolicyMessage, TransitionBatch, policy_checksum
 from fleet.spaces import SpaceSpec
 from robot_nodes.sim.rollout import Rollout
+from robot_nodes.sim.simulators import simulated_arm
 from robot_nodes.tasks.task import ArmState, make_task
 
 SIM2 = Path(__file__).parents[2] / "hardware_configs/fleets/sim2.yaml"
@@ -139,7 +140,8 @@ def test_two_kinds_act_by_one_policy_each_within_its_own_velocity_limits(tmp_pat
     hashes = set()
     for entry, speed in zip(fleet.robots, (1.5, 0.5), strict=True):
         batches: list[TransitionBatch] = []
-        Rollout(fleet, entry.id, policy, seed=0, on_batch=batches.append).episode()
+        with simulated_arm(fleet, entry.id, seed=0) as arm:
+            Rollout(fleet, entry.id, policy, seed=0, arm=arm, on_batch=batches.append).episode()
         first = batches[0]
         free = ~first.clipped & (np.arange(first.rows) >= 3)  # once it has gathered speed
         assert free.any()
@@ -204,8 +206,11 @@ def test_a_sensor_must_not_take_a_name_of_the_task() -> None:
 def test_what_only_topics_have_cannot_be_simulated() -> None:
     fleet = fleet_with({"sensors": [IMU]})
     message: Any = object.__new__(PolicyMessage)
-    with pytest.raises(ConfigError, match=r"robot1: its policy needs extra sensors \(door\), which only ROS"):
-        Rollout(fleet, "robot1", message, seed=0)
+    with (
+        simulated_arm(fleet, "robot1", seed=0) as arm,
+        pytest.raises(ConfigError, match=r"robot1: its policy needs extra sensors \(door\), which only ROS"),
+    ):
+        Rollout(fleet, "robot1", message, seed=0, arm=arm)
     assert (fleet.evaluable, fleet_with({}).evaluable) == ([], ["robot1"])
 
 

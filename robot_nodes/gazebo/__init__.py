@@ -1,0 +1,1 @@
+"""Robots simulated in Gazebo 11: its installation, the world plugin and the driver of each arm."""
