@@ -7,6 +7,7 @@ second will some time see a lucky streak. So one policy, the newest, has to prov
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 FRESH_SEED = 1000
 """Added to the fleet's seed: episodes that judge a policy are none that it was trained in."""
+
+_NICENESS = 10
 
 
 class PolicyListener:
@@ -79,6 +82,7 @@ class Confirmation:
         self.message = message
         self.evaluation: Evaluation | None = None
         self._arguments = (fleet, message, episodes, seed, robot_id)
+        self._in_gazebo = robot_id in fleet.in_gazebo
         self._thread = threading.Thread(target=self._run, name="confirmation", daemon=True)
 
     def start(self) -> None:
@@ -98,6 +102,8 @@ class Confirmation:
     def _run(self) -> None:
         from robot_nodes.sim.evaluation import evaluate_policy
 
+        if self._in_gazebo:
+            os.nice(_NICENESS)  # of this thread and its gzserver: the fleet's, in real time, goes first
         try:
             self.evaluation = evaluate_policy(*self._arguments)
         except Exception:  # the fleet goes on, whatever is wrong with the simulated robot

@@ -10,15 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
 
-from fleet.config import ConfigError, FleetConfig, GoalConfig
+from fleet.config import FleetConfig, GoalConfig
 from fleet.confirmation import FRESH_SEED, Confirmation, PolicyListener
-from fleet.keys import key_problems, load_credentials
+from fleet.keys import load_credentials
 from fleet.live_screen import Progress, evaluations_that_count, render, stats_of, success_rate, summary_line
 from fleet.messages import Status
 from fleet.node_specs import node_specs
@@ -130,7 +129,8 @@ class FleetRun:
             supervisor.poll()
             self._ask(client)
             elapsed_s = time.monotonic() - started_s
-            note = "" if supervisor.all_ready else "waiting for processes that were started again"
+            late = ", ".join(supervisor.not_ready)
+            note = f"started again, not ready yet: {late}" if late else ""
             if self._confirmation is not None:
                 version = self._confirmation.message.version
                 note = f"measuring policy v{version} alone, in fresh simulated episodes …"
@@ -198,32 +198,3 @@ class FleetRun:
             self._console.print(summary_line(self._status, progress), highlight=False, soft_wrap=True)
 
         return show
-
-
-def check_robots(fleet: FleetConfig) -> None:
-    """Load every robot's model and task once, so that a mistake in them is told before anything starts.
-
-    Raises:
-        ConfigError: A link, a joint or a target region does not exist.
-    """
-    from robot_nodes.kinematics import Kinematics
-    from robot_nodes.tasks.task import make_task
-    from robot_nodes.urdf_source import load_urdf
-
-    for entry in fleet.robots:
-        try:
-            make_task(fleet, entry.id)
-            if isinstance(entry.robot.urdf, Path):  # otherwise its driver publishes it, once it is up
-                Kinematics(load_urdf(entry.robot.urdf), entry.robot.joints, entry.robot.tool_link)
-        except ValueError as error:
-            raise ConfigError(f"robot {entry.id}: {error}") from error
-
-
-def check_keys(fleet: FleetConfig) -> None:
-    """Make sure that every process finds its key, so that a missing one is told before anything starts.
-
-    Raises:
-        ConfigError: With one line per problem.
-    """
-    if problems := key_problems(fleet):
-        raise ConfigError("\n".join(problems))

@@ -22,6 +22,7 @@ class NodeSpec:
         env: Variables added to the environment.
         after: Processes that must be ready before this one is started.
         respawn: Whether to start it again when it ends by itself.
+        essential: The fleet is not up without it, and ends if it cannot be kept running.
     """
 
     name: str
@@ -29,6 +30,7 @@ class NodeSpec:
     env: dict[str, str] = field(default_factory=dict)
     after: tuple[str, ...] = ()
     respawn: bool = True
+    essential: bool = True
 
 
 def arm_name(robot_id: str) -> str:
@@ -36,13 +38,19 @@ def arm_name(robot_id: str) -> str:
     return f"{robot_id}_arm"
 
 
-def node_specs(fleet: FleetConfig, config: Path, run_dir: Path) -> list[NodeSpec]:
+def gazebo_name(fleet: FleetConfig, world: str) -> str:
+    """Name of the gzserver process of this world."""
+    return "gazebo" if fleet.gazebo.worlds == "shared" else f"{world}_gazebo"
+
+
+def node_specs(fleet: FleetConfig, config: Path, run_dir: Path, *, simulators: bool = True) -> list[NodeSpec]:
     """Every process of the fleet, in an order in which they may be started.
 
     Args:
         fleet: The loaded config.
         config: Its self-contained file, given to every process.
         run_dir: Where the run's files go.
+        simulators: Also those which simulate its arms; without, something else does, as gz sim.
     """
     pnaf = (sys.executable, "-m", "fleet.cli")
     ros = ros_environment(fleet) | {"ROS_LOG_DIR": str(run_dir / "logs" / "ros")}
@@ -57,11 +65,22 @@ def node_specs(fleet: FleetConfig, config: Path, run_dir: Path) -> list[NodeSpec
             after=("replay_server",),
         ),
     ]
+    gazebo_of: dict[str, str] = {}
+    for world, robot_ids in (fleet.gazebo_worlds if simulators else {}).items():
+        name = gazebo_name(fleet, world)
+        gazebo_of |= dict.fromkeys(robot_ids, name)
+        options = (str(config), "--world", world, "--run-dir", str(run_dir))
+        specs.append(NodeSpec(name, (*pnaf, "gazebo", "server", *options), single))
+        if fleet.gazebo.gui:
+            gui = (*pnaf, "gazebo", "gui", *options)
+            specs.append(NodeSpec(f"{world}_gui", gui, after=(name,), respawn=False, essential=False))
     for entry in fleet.robots:
         after: tuple[str, ...] = ("replay_server",)
-        if entry.robot.sim is not None:
+        if simulators and entry.robot.sim is not None:
             arm = arm_name(entry.id)
-            specs.append(NodeSpec(arm, (*pnaf, "sim-arm", str(config), "--id", entry.id), ros | single))
+            simulate = (*pnaf, "sim-arm", str(config), "--id", entry.id, "--run-dir", str(run_dir))
+            gazebo = (gazebo_of[entry.id],) if entry.id in gazebo_of else ()
+            specs.append(NodeSpec(arm, simulate, ros | single, gazebo))
             after = (*after, arm)
         robot = (*pnaf, "robot", str(config), "--id", entry.id, "--run-dir", str(run_dir))
         specs.append(NodeSpec(entry.id, robot, ros | single, after))

@@ -10,6 +10,8 @@ from types import FrameType
 
 READY_FD_VARIABLE = "PNAF_READY_FD"
 RESTARTS_VARIABLE = "PNAF_RESTARTS"
+LINGER_S_VARIABLE = "PNAF_LINGER_S"
+"""How long a process that serves others goes on after SIGINT (s): Ctrl-C reaches all at once."""
 
 EXIT_CONFIG = 2
 """Exit status of a process that a restart cannot help: its config or its surroundings are wrong."""
@@ -30,9 +32,15 @@ def stop_on_signals() -> threading.Event:
     SIGHUP is among them: it comes when the terminal or the ssh session that started a robot is gone.
     """
     stop = threading.Event()
+    linger_s = float(os.environ.get(LINGER_S_VARIABLE, "0"))
 
-    def handle(_signal: int, _frame: FrameType | None) -> None:
-        stop.set()
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGINT and linger_s > 0:
+            timer = threading.Timer(linger_s, stop.set)
+            timer.daemon = True
+            timer.start()
+        else:
+            stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, handle)

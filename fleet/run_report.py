@@ -61,6 +61,7 @@ def write_report(folder: RunFolder, outcome: Outcome, console: Console) -> bool:
 
 def _evaluate(fleet: FleetConfig, folder: RunFolder, outcome: Outcome, console: Console) -> dict[str, float]:
     """50 fresh noise-free episodes with the last policy, and the film; nothing without an evaluable robot."""
+    from robot_nodes.gazebo.gazebo_error import GazeboError
     from robot_nodes.policy import PolicyError
     from robot_nodes.policy_file import read_policy, run_policy_file
     from robot_nodes.sim.evaluation import evaluate_policy, write_film
@@ -76,16 +77,18 @@ def _evaluate(fleet: FleetConfig, folder: RunFolder, outcome: Outcome, console: 
             evaluation = evaluate_policy(
                 fleet, message, 50, fleet.seed + FRESH_SEED, fleet.evaluable[0], console
             )
-    except (PolicyError, RolloutError) as error:
+    except (PolicyError, RolloutError, GazeboError) as error:
         logger.error("no final evaluation: %s", error)
         return {}
     folder.policy.write_bytes(encode(message))
     write_film(fleet, evaluation, folder.film)
     summary = evaluation.summary
-    distance_cm = 100 * summary.get("mean_final_distance_m", float("nan"))
+    told = f"mean final distance {100 * summary.get('mean_final_distance_m', float('nan')):.1f} cm"
+    if "mean_door_angle_rad" in summary:
+        told = f"mean door angle {summary['mean_door_angle_rad']:.2f} rad, {told}"
     console.print(
         f"policy v{message.version}: {100 * summary['success_rate']:.0f} % of {summary['episodes']:.0f} fresh"
-        f" noise-free episodes, mean final distance {distance_cm:.1f} cm",
+        f" noise-free episodes, {told}",
         highlight=False,
         soft_wrap=True,
     )

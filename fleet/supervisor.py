@@ -6,7 +6,8 @@
             supervisor.poll()                           # restarts what crashed
 
 A process is started when all it comes `after` are ready, and is ready when it says so through
-`fleet.ready.notify_ready`. One that ends with EXIT_CONFIG is not restarted: nothing would change.
+`fleet.ready.notify_ready`. One that ends with EXIT_CONFIG is not restarted: nothing would change. One that is
+not essential, as a window, is not waited for and may end.
 Children are their own process groups and die with this process, even when it is killed.
 """
 
@@ -16,6 +17,7 @@ import contextlib
 import ctypes
 import logging
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -35,6 +37,7 @@ logger = logging.getLogger(__name__)
 _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 _STABLE_S = 30.0
 _TAIL_LINES = 8
+_COLOURS = re.compile(r"\x1b\[[\d;]*m")
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -90,15 +93,20 @@ class Supervisor:
         while not self.all_ready and not cancelled():
             self.poll(wait_s=0.05)
             if time.monotonic() > deadline_s:
-                late = [name for name, child in self._children.items() if not child.ready]
+                late = self.not_ready
                 raise SupervisorError(
                     f"not ready after {timeout_s:g} s: {', '.join(late)}\n{self.log_tail(late[0])}"
                 )
 
     @property
     def all_ready(self) -> bool:
-        """Whether every process runs and has said that it is ready."""
-        return all(child.ready for child in self._children.values())
+        """Whether every essential process runs and has said that it is ready."""
+        return not self.not_ready
+
+    @property
+    def not_ready(self) -> list[str]:
+        """Essential processes that do not run or have not said that they are ready."""
+        return [name for name, child in self._children.items() if child.spec.essential and not child.ready]
 
     @property
     def restarts(self) -> dict[str, int]:
@@ -172,6 +180,13 @@ class Supervisor:
         _signal_group(child.process.pid, signal.SIGKILL)  # what it started must not meet its successor
         child.process, child.ready = None, False
         self._forget_ready_fd(child)
+        if not child.spec.essential:
+            child.finished = True
+            text = "%s ended (%s); the fleet goes on without it (its log: %s)"
+            logger.log(
+                logging.WARNING if status else logging.INFO, text, name, _status_text(status), child.log_path
+            )
+            return
         if status == EXIT_CONFIG or not child.spec.respawn:
             child.finished = True
             raise SupervisorError(f"{name} ended with status {status}:\n{self.log_tail(name)}")
@@ -193,7 +208,7 @@ class Supervisor:
             lines = path.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
         except OSError:
             lines = []
-        return "\n".join([*(f"    {line}" for line in lines), f"    (all of it: {path})"])
+        return "\n".join([*(f"    {_COLOURS.sub('', line)}" for line in lines), f"    (all of it: {path})"])
 
     # Stop -----------------------------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +22,7 @@ from fleet.fleet_run import FleetRun
 from fleet.messages import PolicyMessage, policy_checksum
 from fleet.run_folder import RunFolder
 from fleet.sockets import bind_policy_publisher
+from robot_nodes.gazebo.installation import GazeboInstallation
 from robot_nodes.tasks.task import make_task
 
 FLEET = load_fleet(PACKAGED_CONFIGS / "fleets/sim2.yaml")
@@ -74,6 +77,26 @@ def test_a_policy_is_measured_in_fresh_episodes(wait_until: Callable[..., None])
     assert confirmation.evaluation is not None
     assert len(confirmation.evaluation.episodes) == 3
     assert confirmation.success_rate == 0.0
+
+
+def test_a_robot_in_gazebo_is_measured_there_and_lets_the_fleet_go_first(
+    gazebo: GazeboInstallation, wait_until: Callable[..., None]
+) -> None:
+    fleet = load_fleet(PACKAGED_CONFIGS / "fleets/sim2.yaml", ["override.sim.simulator=gazebo"])
+    confirmation = Confirmation(fleet, "robot1", make_policy(), episodes=3, seed=5)
+    confirmation.start()
+
+    def niceness() -> list[int]:
+        children = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
+        return [os.getpriority(os.PRIO_PROCESS, int(child)) for child in itertools.chain(*children)]
+
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    wait_until(lambda: niceness() == [before + 10], 30, "a private gzserver")
+    wait_until(lambda: confirmation.done, 60, "the episodes are over")
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+    assert confirmation.evaluation is not None
+    assert confirmation.evaluation.simulator == "gazebo"
+    assert len(confirmation.evaluation.episodes) == 3
 
 
 def test_a_policy_that_cannot_be_measured_is_not_a_success(

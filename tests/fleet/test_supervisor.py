@@ -139,7 +139,7 @@ def test_a_process_starts_when_all_it_comes_after_are_ready(scene: Scene, wait_u
 
 
 def test_not_ready_in_time_names_the_process_and_shows_its_log(scene: Scene, wait_until: WaitUntil) -> None:
-    hang = "print('loading\\nstill loading', flush=True)\nsay('hangs')\ntime.sleep(60)"
+    hang = "print('loading\\n\\033[1;32mstill\\033[0m loading', flush=True)\nsay('hangs')\ntime.sleep(60)"
     supervisor = scene.supervise(scene.spec("server", SERVE), scene.spec("learner", hang))
     wait_until(polled(supervisor, lambda: {"learner hangs", "server ready"} <= set(scene.events)))
     with pytest.raises(SupervisorError) as caught:
@@ -250,6 +250,32 @@ def test_one_that_must_not_be_started_again_is_not(scene: Scene) -> None:
     supervisor = scene.supervise(scene.spec("once", "sys.exit(0)", respawn=False))
     with pytest.raises(SupervisorError, match="once ended with status 0"):
         supervisor.start(timeout_s=10)
+
+
+@pytest.mark.parametrize("status", [0, 1, EXIT_CONFIG])
+def test_one_that_is_not_essential_may_end(
+    scene: Scene, wait_until: WaitUntil, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    """As a window: nobody waits for it, and its end ends nothing."""
+    window = f"wait_for('close')\nsay('closed')\nsys.exit({status})"
+    supervisor = scene.supervise(
+        scene.spec("server", SERVE), scene.spec("window", window, after=("server",), essential=False)
+    )
+    supervisor.start(timeout_s=10)
+    wait_until(polled(supervisor, lambda: "window start" in scene.events))
+    assert supervisor.all_ready
+    scene.allow("close")
+    caplog.set_level(logging.INFO)
+    wait_until(polled(supervisor, lambda: "window" not in supervisor.pids))
+    for _ in range(5):
+        supervisor.poll(wait_s=0.02)
+    assert scene.events.count("window start") == 1
+    assert supervisor.all_ready and set(supervisor.pids) == {"server"}
+    assert supervisor.restarts == {}
+    (record,) = [record for record in caplog.records if record.name == "fleet.supervisor"]
+    text = f"window ended (status {status}); the fleet goes on without it (its log: "
+    assert record.getMessage().startswith(text)
+    assert record.levelno == (logging.WARNING if status else logging.INFO)
 
 
 def test_a_crash_leaves_no_grandchild(scene: Scene, wait_until: WaitUntil) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, TypeAdapter
 from fleet.config import ConfigError, TaskConfig
 from fleet.config_file import PACKAGED_CONFIGS, load_fleet, load_robot
 from fleet.robot_config import RobotConfig
+from fleet.scene_config import SceneConfig
 
 FILES = sorted(PACKAGED_CONFIGS.rglob("*.yaml"))
 
@@ -70,9 +71,14 @@ def test_file_loads(path: Path) -> None:
         assert robot.urdf.parent == PACKAGED_CONFIGS / "urdf"
         assert robot.name == path.stem
     elif kind == "tasks":
-        assert TypeAdapter(TaskConfig).validate_python(yaml.safe_load(path.read_text()))
+        data = yaml.safe_load(path.read_text())
+        if scene := data.get("scene"):
+            data["scene"] = yaml.safe_load((path.parent / scene).read_text())
+        assert TypeAdapter(TaskConfig).validate_python(data)
+    elif kind == "worlds":
+        assert SceneConfig.model_validate(yaml.safe_load(path.read_text())).name == path.stem
     else:
-        pytest.fail(f"{path}: a YAML belongs into fleets/, robots/ or tasks/")
+        pytest.fail(f"{path}: a YAML belongs into fleets/, robots/, tasks/ or worlds/")
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -100,7 +106,7 @@ robots:       # list
 
 
 def test_each_kind_has_a_file() -> None:
-    assert {path.parent.name for path in FILES} == {"fleets", "robots", "tasks"}
+    assert {path.parent.name for path in FILES} == {"fleets", "robots", "tasks", "worlds"}
 
 
 # The template ----------------------------------------------------------------------------------
@@ -165,7 +171,10 @@ def test_an_arm_of_six_joints_cannot_join_them() -> None:
         load_fleet("fleets/lab_example.yaml", [add])
 
 
-@pytest.mark.parametrize("name", ["ur5e", "franka_fr3", "kinova_gen3", "xarm7", "generic_arm7"])
+ARMS = ["ur5e", "franka_fr3", "kinova_gen3", "xarm7", "generic_arm7"]
+
+
+@pytest.mark.parametrize("name", ARMS)
 def test_any_arm_can_be_simulated_by_overrides(name: str) -> None:
     """As docs/lab.md has it: a sim group, and topics in each robot's own namespace."""
     robots = ["robots.0.robot.", "robots.1.robot."]
@@ -173,6 +182,21 @@ def test_any_arm_can_be_simulated_by_overrides(name: str) -> None:
     fleet = load_fleet("fleets/sim2.yaml", [f"robot=../robots/{name}.yaml", *overrides])
     assert [entry.robot.name for entry in fleet.robots] == [name, name]
     assert all(entry.robot.sim and not entry.robot.topics.command.startswith("/") for entry in fleet.robots)
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_any_arm_goes_into_gazebo_by_the_labs_override(name: str) -> None:
+    """The example's `override` is all that two arms of a kind need, and their files stay as they are."""
+    fleet = load_fleet("fleets/gazebo_lab.yaml", [f"robot=../robots/{name}.yaml", "robots=[a, b]"])
+    assert fleet.in_gazebo == fleet.evaluable == ["a", "b"]
+    real = load_robot(f"robots/{name}.yaml")
+    for entry in fleet.robots:
+        assert entry.robot.limits == real.limits.model_copy(update={"max_effort": None})
+        assert entry.robot.reset == real.reset
+        assert entry.robot.watchdogs.tracking == real.watchdogs.tracking
+        assert set(entry.robot.reset.steps) == {"velocity"}, "nobody obeys trajectories or asks a person"
+        assert not entry.robot.topics.command.startswith("/")
+        assert not (entry.robot.sensors or entry.robot.external_estop), "nobody would publish them"
 
 
 # URDFs -------------------------------------------------------------------------------------------

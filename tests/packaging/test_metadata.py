@@ -82,8 +82,9 @@ def test_setup_py_gives_plain_values_that_colcon_can_read() -> None:
     code = """
 import setuptools
 from distutils.core import run_setup
+keys = ("python_requires", "data_files", "packages", "package_data")
 options = run_setup("setup.py", script_args=["--dry-run"], stop_after="config")
-print(repr({key: getattr(options, key) for key in ("python_requires", "data_files", "packages")}))
+print(repr({key: getattr(options, key) for key in keys}))
 """
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
@@ -91,6 +92,7 @@ print(repr({key: getattr(options, key) for key in ("python_requires", "data_file
     assert done.returncode == 0, done.stderr
     options = ast.literal_eval(done.stdout)
     assert options["python_requires"] == ">=3.10"
+    assert options["package_data"]["robot_nodes.gazebo"] == ["plugin/*.cc"]
     installed = dict(options["data_files"])
     assert installed["share/ament_index/resource_index/packages"] == ["resource/parallel_naf"]
     assert "package.xml" in installed["share/parallel_naf"]
