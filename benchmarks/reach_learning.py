@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [str(ROOT), *(path for path in sys.path if path != str(ROOT / "benchmarks"))]
 
 import itertools
+from contextlib import ExitStack
 
 from benchmarks.common.table import show
 from fleet.config import FleetConfig
@@ -37,6 +38,8 @@ from learner.trainer import Trainer
 from replay_server.rate_limiter import RateLimiter
 from robot_nodes.policy import NumpyPolicy
 from robot_nodes.sim.rollout import Rollout
+from robot_nodes.sim.simulated_arm import SimulatedArm
+from robot_nodes.sim.simulators import simulated_arm
 from robot_nodes.tasks.task import make_task
 
 FLEET = "hardware_configs/fleets/sim2.yaml"
@@ -55,11 +58,29 @@ class InProcessFleet:
         self.limiter = RateLimiter(self.config.updates_per_row, self.config.warmup_rows)
         self.train_cpu_s = 0.0
         start = self._message()
+        self._arms = ExitStack()
         self.robots = [
-            Rollout(fleet, entry.id, start, 1000 * seed + i, on_batch=self._learn, explore=True)
+            Rollout(
+                fleet,
+                entry.id,
+                start,
+                1000 * seed + i,
+                self._arm(fleet, entry.id, 1000 * seed + i),
+                on_batch=self._learn,
+                explore=True,
+            )
             for i, entry in enumerate(fleet.robots)
         ]
-        self.judge = Rollout(fleet, first.id, start, seed=999)
+        self.judge = Rollout(fleet, first.id, start, 999, self._arm(fleet, first.id, 999))
+
+    def _arm(self, fleet: FleetConfig, robot_id: str, seed: int) -> SimulatedArm:
+        return self._arms.enter_context(simulated_arm(fleet, robot_id, seed + 1))
+
+    def __enter__(self) -> InProcessFleet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._arms.close()
 
     def _message(self) -> Any:
         std = self.config.exploration_std if self.trainer.updates else self.config.warmup_exploration_std
@@ -98,14 +119,17 @@ def first_two_in_a_row(history: list[tuple[int, float, float]], threshold: float
 
 def run(fleet: FleetConfig, seed: int, rows: int, every: int, episodes: int) -> dict[str, Any]:
     """Learn for `rows` transitions and say how it went."""
-    in_process = InProcessFleet(fleet, seed)
     history: list[tuple[int, float, float]] = []
-    while in_process.mirror.inserted < rows:
-        for robot in in_process.robots:
-            robot.episode()
-        if in_process.mirror.inserted >= (len(history) + 1) * every:
-            history.append((in_process.mirror.inserted, *in_process.measure(episodes)))
-            print(f"seed {seed}: {history[-1][0]:6d} rows, success {100 * history[-1][1]:3.0f} %", flush=True)
+    with InProcessFleet(fleet, seed) as in_process:
+        while in_process.mirror.inserted < rows:
+            for robot in in_process.robots:
+                robot.episode()
+            if in_process.mirror.inserted >= (len(history) + 1) * every:
+                history.append((in_process.mirror.inserted, *in_process.measure(episodes)))
+                print(
+                    f"seed {seed}: {history[-1][0]:6d} rows, success {100 * history[-1][1]:3.0f} %",
+                    flush=True,
+                )
     tail = history[2 * len(history) // 3 :]
     return {
         "seed": seed,

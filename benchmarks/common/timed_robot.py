@@ -2,10 +2,10 @@
 
     python -m benchmarks.common.timed_robot OUT.npz ticks|parts robot CONFIG --id robot1 --run-dir RUN
 
-OUT.npz holds, in seconds of the monotonic clock: `start` and `end` of each tick, `cpu` (of its thread) and
-`policy` (policies heard before it); `offer_start`, `offer_end` and `offer_cpu` of each policy in the
-receiver's thread. With `parts` also, for each part of a tick, its mean CPU time (µs) per call without other
-parts that it calls, and its calls.
+OUT.npz holds, in seconds of the monotonic clock: `start` and `end` of each tick, `cpu` (of its thread),
+`policy` (policies heard before it) and the `stamp` of its joint state (ROS time); `offer_start`, `offer_end`
+and `offer_cpu` of each policy in the receiver's thread. With `parts` also, for each part of a tick, its mean
+CPU time (µs) per call without other parts that it calls, and its calls.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class Stopwatch:
     def __init__(self) -> None:
         """Nothing has happened yet."""
         self.start, self.end, self.cpu, self.policy = array("d"), array("d"), array("d"), array("q")
+        self.stamp = array("d")
         self.offer_start, self.offer_end, self.offer_cpu = array("d"), array("d"), array("d")
         self._policies = 0
 
@@ -68,6 +69,7 @@ class Stopwatch:
             self.end.append(time.monotonic())
             self.start.append(start)
             self.policy.append(policies)
+            self.stamp.append(0.0 if robot.reading is None else 1e-9 * robot.reading.stamp_ns)
 
         return timed
 
