@@ -284,7 +284,7 @@ def evaluate(
         if film:
             write_film(fleet, result, film)
     if as_json:
-        print_json({"robot": result.robot_id, "simulator": result.simulator} | result.summary)
+        print_json(result.facts)
         return
     table = Table(title=f"{run}: policy v{message.version}, {episodes} noise-free episodes")
     for key in ("simulator", *result.summary):

@@ -50,7 +50,7 @@ def prepare_gazebo(fleet: FleetConfig, environment: Mapping[str, str] = os.envir
 
     Args:
         fleet: The loaded config.
-        environment: Variables that name the display.
+        environment: Variables, of which DISPLAY names the display.
 
     Raises:
         ConfigError: There is no Gazebo, a world cannot be built, or there is no display for its window.
@@ -59,10 +59,10 @@ def prepare_gazebo(fleet: FleetConfig, environment: Mapping[str, str] = os.envir
         raise ConfigError(
             "gazebo.gui: no robot of this fleet is in Gazebo; try --set override.sim.simulator=gazebo"
         )
-    if fleet.gazebo.gui and not (environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY")):
+    if fleet.gazebo.gui and not environment.get("DISPLAY"):
         raise ConfigError(
-            "gazebo.gui: there is no display for the window, neither DISPLAY nor WAYLAND_DISPLAY is set; "
-            "start without it, or from a desktop or with ssh -X"
+            "gazebo.gui: there is no X display for the window (DISPLAY is not set): start without it, or from "
+            "a desktop or with ssh -X"
         )
     if not fleet.in_gazebo:
         return

@@ -59,7 +59,9 @@ def write_report(folder: RunFolder, outcome: Outcome, console: Console) -> bool:
     return reached
 
 
-def _evaluate(fleet: FleetConfig, folder: RunFolder, outcome: Outcome, console: Console) -> dict[str, float]:
+def _evaluate(
+    fleet: FleetConfig, folder: RunFolder, outcome: Outcome, console: Console
+) -> dict[str, float | str]:
     """50 fresh noise-free episodes with the last policy, and the film; nothing without an evaluable robot."""
     from robot_nodes.gazebo.gazebo_error import GazeboError
     from robot_nodes.policy import PolicyError
@@ -88,8 +90,8 @@ def _evaluate(fleet: FleetConfig, folder: RunFolder, outcome: Outcome, console: 
         told = f"mean door angle {summary['mean_door_angle_rad']:.2f} rad, {told}"
     console.print(
         f"policy v{message.version}: {100 * summary['success_rate']:.0f} % of {summary['episodes']:.0f} fresh"
-        f" noise-free episodes, {told}",
+        f" noise-free episodes in {evaluation.simulator}, {told}",
         highlight=False,
         soft_wrap=True,
     )
-    return summary
+    return evaluation.facts

@@ -70,7 +70,7 @@ class Report:
     policy_versions: int
     seed: int
     ended_by: str
-    final_evaluation: dict[str, float]
+    final_evaluation: dict[str, float | str]
 
     def write(self, path: Path) -> None:
         """Write the report as JSON."""

@@ -46,6 +46,11 @@ class Evaluation:
                 summary[f"mean_{key}"] = float(np.mean([e.metrics[key] for e in self.episodes]))
         return summary
 
+    @property
+    def facts(self) -> dict[str, float | str]:
+        """The summary, and of which robot in which simulator."""
+        return {"robot": self.robot_id, "simulator": self.simulator, **self.summary}
+
 
 def evaluate_policy(
     fleet: FleetConfig,
