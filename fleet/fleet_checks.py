@@ -61,8 +61,8 @@ def prepare_gazebo(fleet: FleetConfig, environment: Mapping[str, str] = os.envir
         )
     if fleet.gazebo.gui and not environment.get("DISPLAY"):
         raise ConfigError(
-            "gazebo.gui: there is no X display for the window (DISPLAY is not set): start without it, or from "
-            "a desktop or with ssh -X"
+            "gazebo.gui: there is no X display for the window (DISPLAY is not set): start without it, from a "
+            "desktop or with ssh -X"
         )
     if not fleet.in_gazebo:
         return
