@@ -19,6 +19,9 @@ class Source(NamedTuple):
 Sources = dict[Place, Source]
 """Which file, and which key of it, the keys below a place in the data come from."""
 
+_NO_GROUP = ("model_type", "model_attributes_type", "dict_type")
+"""Pydantic's types of the error that something else stands where a model or a mapping belongs."""
+
 
 def dotted(place: Place) -> str:
     """As `--set` has it: robots.0.id."""
@@ -40,13 +43,14 @@ def explain(path: Path, error: Any, sources: Sources | None = None) -> str:
     origin = origins.get(prefix, Source(path))
     loc = (*origin.key, *place[len(prefix) :])
     key = dotted(loc) or "(top level)"
-    value = str(error["input"])
-    shown = value if len(value) <= 60 else value[:57] + "..."
+    shown = _short(str(error["input"]))
     if unknown:
         return f"{origin.file}: {key}: unknown key (value {shown}); remove it or correct its spelling"
     if error["type"] == "union_tag_invalid" and error["ctx"]["tag"].startswith("kind: "):
         tag, kinds = (error["ctx"][name].replace("kind: ", "") for name in ("tag", "expected_tags"))
         return f"{origin.file}: {f'{key}.' if loc else ''}kind = {tag}: must be one of {kinds}"
+    if error["type"] in _NO_GROUP:
+        return f"{origin.file}: {key}: must be a group of keys, got {_short(repr(error['input']))}"
     if error["type"] == "missing":
         return f"{origin.file}: {key}: is required and missing"
     if error["type"] == "value_error" and _is_group(error["input"]):
@@ -67,6 +71,10 @@ def _other_files(place: Place, origin: Source, origins: Sources) -> str:
         and (key := source.key[: len(place) - len(below)])  # of that which is wrong
     }
     return f" (see also {', '.join(others)})" if others else ""
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _is_group(value: Any) -> bool:

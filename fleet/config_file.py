@@ -99,10 +99,7 @@ def _inline(data: dict[str, Any], path: Path, changes: dict[str, Any]) -> Source
         task_path = path.parent / data["task"]
         sources["task",] = Source(task_path)
         data["task"] = read_yaml(task_path)
-    if isinstance(data.get("task"), dict) and isinstance(data["task"].get("scene"), str):
-        scene_path = task_path.parent / data["task"]["scene"]
-        sources["task", "scene"] = Source(scene_path)
-        data["task"]["scene"] = read_yaml(scene_path)
+    _inline_scene(data.get("task"), task_path, sources)
     security = data.get("security")
     if isinstance(security, dict) and isinstance(security.get("keys"), str):
         keys = path.parent.resolve() / Path(security["keys"]).expanduser()
@@ -125,6 +122,14 @@ def _inline(data: dict[str, Any], path: Path, changes: dict[str, Any]) -> Source
     return sources
 
 
+def _inline_scene(task: Any, path: Path, sources: Sources) -> None:
+    """Replace the name of a task's scene, relative to the file `path`, by what that file holds."""
+    if isinstance(task, dict) and isinstance(task.get("scene"), str):
+        scene_path = path.parent / task["scene"]
+        sources["task", "scene"] = Source(scene_path)
+        task["scene"] = read_yaml(scene_path)
+
+
 def _inline_robot(robot: Any, path: Path, index: int, sources: Sources, changes: dict[str, Any]) -> Any:
     """The changed config of the fleet's index-th robot: itself, or read from the file that it names."""
     base, place = path, ("robots", index, "robot")
@@ -134,16 +139,16 @@ def _inline_robot(robot: Any, path: Path, index: int, sources: Sources, changes:
         robot = read_yaml(base)
     if not isinstance(robot, dict):
         return robot
-    for key in _leaves(changes):
+    for key in _changed(robot, changes):
         sources[(*place, *key)] = Source(path, ("override", *key))
     return _merged(_with_absolute_urdf(robot, base), changes)
 
 
-def _leaves(data: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Where values stand in nested groups."""
-    for key, value in data.items():
-        if isinstance(value, dict) and value:
-            yield from ((key, *below) for below in _leaves(value))
+def _changed(data: dict[str, Any], changes: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Where `_merged` has values, or whole groups that `data` lacks, of `changes`."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(data.get(key), dict):
+            yield from ((key, *below) for below in _changed(data[key], value))
         else:
             yield (key,)
 
@@ -197,6 +202,8 @@ def load_fleet(path: Path | str, overrides: Sequence[str] = ()) -> FleetConfig:
         sources = {p: source for p, source in sources.items() if p[: len(place)] != place}
         sources[place] = Source(path, place)
         match place:
+            case ("task", "scene"):
+                _inline_scene(data["task"], path, sources)
             case ("robots", int(index), "robot") if isinstance(data["robots"], list):
                 entry = data["robots"][index]
                 entry["robot"] = _inline_robot(entry["robot"], path, index, sources, changes)

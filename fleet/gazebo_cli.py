@@ -135,12 +135,16 @@ def _load(config: Path, world: str, overrides: list[str] | None) -> tuple[FleetC
     """The fleet, and the name of the world that is meant."""
     fleet = load_fleet(config, overrides or ())
     worlds = list(fleet.gazebo_worlds)
+    if not worlds:
+        raise ConfigError(
+            f"no robot of fleet {fleet.name!r} is in Gazebo: set sim.simulator: gazebo, for all robots with "
+            "override: {sim: {simulator: gazebo}}"
+        )
     if len(worlds) == 1:
         world = world or worlds[0]
     if world not in worlds:
-        known = ", ".join(worlds) or "none: no robot has sim.simulator: gazebo"
         meant = f"no Gazebo world {world!r} in" if world else "--world is missing: which world of"
-        raise ConfigError(f"{meant} fleet {fleet.name!r}; it has: {known}")
+        raise ConfigError(f"{meant} fleet {fleet.name!r}; it has: {', '.join(worlds)}")
     return fleet, world
 
 
@@ -195,5 +199,9 @@ def export_gz_sim(
     with _clear_errors():
         from robot_nodes.gazebo.gz_sim import export
 
-        files = export(load_fleet(config, overrides or ()), folder)
+        fleet = load_fleet(config, overrides or ())
+        try:
+            files = export(fleet, folder)
+        except OSError as error:
+            fail(f"{error.filename or folder}: cannot be written: {error.strerror}", EXIT_CONFIG)
         Console().print(f"{files.world}", highlight=False, soft_wrap=True)

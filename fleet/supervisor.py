@@ -255,8 +255,12 @@ def _signal_group(pid: int, number: int) -> None:
 
 
 def _child_environment() -> dict[str, str]:
-    """This environment without what the ROS wheels' bootstrap left in it: each child does its own."""
-    return {key: value for key, value in os.environ.items() if key != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
+    """This environment without what the ROS wheels' bootstrap left in it: each child does its own.
+
+    Files in the current folder that are called like modules are none (Python 3.11 and newer).
+    """
+    kept = {key: value for key, value in os.environ.items() if key != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
+    return kept | {"PYTHONSAFEPATH": "1"}
 
 
 def _status_text(status: int) -> str:

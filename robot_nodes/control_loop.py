@@ -108,6 +108,7 @@ class ControlLoop:
         self.last_interventions = NO_INTERVENTION
         self._episode: Episode | None = None
         self._reading = JointReading(self._zero, self._zero, 0)
+        self._command_before: Vector = self._zero
         self._last_stamp_ns = 0
 
         self.ticks = 0
@@ -154,8 +155,13 @@ class ControlLoop:
         return self._reset.take_trajectory()
 
     def take_service_call(self) -> bool:
-        """Whether to call the reset service now; `service_done` must follow."""
-        return self._reset.take_service_call()
+        """Whether to call the reset service now; `service_done` must follow.
+
+        Not before two commands were zero: a simulated arm refuses while it is commanded to move, and the
+        call may overtake the newest command.
+        """
+        still = not (self._command_before.any() or self.command.any())
+        return still and self._reset.take_service_call()
 
     # What it is told ------------------------------------------------------------------------
 
@@ -252,6 +258,7 @@ class ControlLoop:
             Joint velocities that passed the guard [nq] (rad/s).
         """
         self.ticks += 1
+        self._command_before = self.command
         if not (np.isfinite(reading.q).all() and np.isfinite(reading.qd).all()):
             self.fault("joint states are not finite: check the driver and its wiring")
         elif not np.isfinite(sensors).all():

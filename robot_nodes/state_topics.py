@@ -1,4 +1,7 @@
-"""How a robot is, for everybody on ROS: ~/state when it changes, /diagnostics once a second."""
+"""How a robot is, for everybody on ROS: ~/state when it changes, /diagnostics once a second.
+
+What a robot that stands still waits for is in its log, too.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from std_msgs.msg import String
 from robot_nodes.diagnostics import Diagnosis
 from robot_nodes.estop import KEPT
 from robot_nodes.quiet_topics import QUIET_PUBLISHER
+
+_LOG_PERIOD_S = 10.0  # notes count seconds, so they change at every tick
 
 
 class StateTopics:
@@ -25,11 +30,14 @@ class StateTopics:
         self._told = ""
 
     def tell(self, phase: str, note: str) -> None:
-        """Publish phase and note if they have changed."""
+        """Publish phase and note if they have changed; log now and then why the robot stands still."""
         text = f"{phase}: {note}" if note else phase
-        if text != self._told:
-            self._told = text
-            self._state.publish(String(data=text))
+        if text == self._told:
+            return
+        self._told = text
+        self._state.publish(String(data=text))
+        if phase == "waiting" and note:  # faults have a line of their own
+            self._node.get_logger().info(text, throttle_duration_sec=_LOG_PERIOD_S)
 
     def diagnose(self, diagnoses: Iterable[Diagnosis]) -> None:
         """Publish diagnostic statuses, under the robot's name."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from robot_nodes.sim.arm_topics import ArmTopics
 logger = logging.getLogger(__name__)
 
 _RETRY_S = 0.2  # between two attempts to reach a gzserver
+_REFUSED_S = 2.0  # and to take over an arm that it has refused: each refusal is a line in its log
 _LONGEST_WAIT_S = 0.1  # a signal is seen within this
 
 
@@ -171,17 +173,20 @@ def run_in_gazebo(
     rng, said = np.random.default_rng(seed), ""
     try:
         while not stop.is_set():
-            connection = None
+            connection, retry_s = None, _RETRY_S
             try:
                 with connect(run_dir, world) as connection:
+                    retry_s = _REFUSED_S
                     arm = (GazeboArm if lockstep else FreeArm)(config, robot_id, scene, connection, rng)
                     logger.info("%s: in Gazebo world %r, joint order %s", robot_id, world, node.joint_order)
-                    said = ""
+                    said, retry_s = "", _RETRY_S
                     node.run(arm, stop)
             except GazeboConnectionError as error:
                 if not said or (connection is not None and str(error) != said):
                     said = str(error)
                     logger.error("%s: %s. Nothing is published until it is there", robot_id, said)
-            executor.spin_once(timeout_sec=_RETRY_S)  # what is commanded meanwhile is dropped
+            retry_at_s = time.monotonic() + retry_s
+            while not stop.is_set() and (left_s := retry_at_s - time.monotonic()) > 0:
+                executor.spin_once(timeout_sec=min(left_s, _LONGEST_WAIT_S))  # commands are dropped
     finally:
         node.destroy_node()

@@ -18,6 +18,7 @@ from fleet.robot_config import RobotConfig
 from robot_nodes.gazebo import sdf
 from robot_nodes.gazebo.gazebo_error import GazeboError
 from robot_nodes.gazebo.gz_controllers import command_interface
+from robot_nodes.gazebo.model_sdf import check_inertia
 from robot_nodes.kinematics import Kinematics
 from robot_nodes.urdf_source import load_urdf
 
@@ -38,13 +39,18 @@ def gz_urdf(entry: RobotEntry, controllers: Path, tip_radius_m: float | None) ->
 
     Raises:
         GazeboError: The URDF has not what gz sim needs.
-        ValueError: A joint or link of the config is not in it.
+        ValueError: A joint or link of the config is not in it, or a moving link has no mass or inertia.
     """
     robot = entry.robot
     assert isinstance(robot.urdf, Path), "fleet.config sees to it for simulated robots"
     urdf = load_urdf(robot.urdf)
-    Kinematics(urdf, robot.joints, robot.tool_link)  # names are right, or this says which one is not
+    model = Kinematics(urdf, robot.joints, robot.tool_link).model  # also says which name is not in it
     root = ElementTree.fromstring(urdf.text)
+    children = {joint.get("name"): joint.find("child") for joint in root.findall("joint")}
+    for i in range(1, model.njoints):
+        child = children[model.names[i]]
+        assert child is not None, "Pinocchio has read it"
+        check_inertia(model, i, child.get("link", ""), urdf.name)
     _drop_other_control(root)
     _stand_on_world(root)
     if tip_radius_m is not None:

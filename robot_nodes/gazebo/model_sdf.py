@@ -106,14 +106,24 @@ def _link_names(model: pin.Model, joints: dict[str, Element], urdf_name: str) ->
     return names
 
 
-def _add_body(arm: Element, model: pin.Model, i: int, links: list[str], urdf_name: str) -> Element:
+def check_inertia(model: pin.Model, i: int, link: str, urdf_name: str) -> None:
+    """Make sure that what joint `i` moves, of which `link` is the first, has mass and inertia.
+
+    Raises:
+        ValueError: It has not.
+    """
     inertia = model.inertias[i]
     principal = np.linalg.eigvalsh(inertia.inertia)
     if inertia.mass <= 0 or principal[0] <= 0:
         raise ValueError(
             f"{urdf_name}: what joint {model.names[i]!r} moves has mass {inertia.mass:g} kg and principal "
-            f"inertias {principal} kg m²; Gazebo needs them above zero: give link {links[i]!r} an <inertial>"
+            f"inertias {principal} kg m²; Gazebo needs them above zero: give link {link!r} an <inertial>"
         )
+
+
+def _add_body(arm: Element, model: pin.Model, i: int, links: list[str], urdf_name: str) -> Element:
+    check_inertia(model, i, links[i], urdf_name)
+    inertia = model.inertias[i]
     body = sdf.add(arm, "link", name=links[i])
     sdf.add(body, "pose", relative_to=model.names[i])
     sdf.add_inertial(body, inertia.mass, inertia.lever, inertia.inertia)

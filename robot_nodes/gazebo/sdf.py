@@ -13,6 +13,12 @@ VERSION = "1.7"
 
 Rgba = Sequence[float]
 
+# Between hard shapes, motors that cannot yield either and joints at their stops, ODE's direct solver has
+# no solution and throws the arm about. Much softer, and the arm pushes through the door.
+_STIFFNESS_N_M, _DAMPING_NS_M = 1e5, 2e3  # of each of the two shapes
+_PUSHED_OUT_M_S = 1.0  # fastest way out of each other
+_SLIP_M_NS = 0.02  # friction yields as well: sliding speed per force
+
 
 def add(parent: Element, tag: str, value: str | ArrayLike = "", **attributes: str) -> Element:
     """A new child of `parent` that holds a text, a number or numbers."""
@@ -95,10 +101,16 @@ def add_collision(link: Element, name: str, where: pin.SE3, shape: Element, bits
     add_pose(collision, where)
     add(collision, "geometry").append(shape)
     surface = add(collision, "surface")
-    add(add(surface, "contact"), "collide_bitmask", float(bits))
-    ode = add(add(surface, "friction"), "ode")
-    add(ode, "mu", mu)
-    add(ode, "mu2", mu)
+    contact = add(surface, "contact")
+    add(contact, "collide_bitmask", float(bits))
+    soft = add(contact, "ode")
+    add(soft, "kp", _STIFFNESS_N_M)
+    add(soft, "kd", _DAMPING_NS_M)
+    add(soft, "max_vel", _PUSHED_OUT_M_S)
+    friction = add(add(surface, "friction"), "ode")
+    for direction in ("1", "2"):
+        add(friction, "mu" if direction == "1" else "mu2", mu)
+        add(friction, f"slip{direction}", _SLIP_M_NS)
 
 
 def add_joint(

@@ -18,6 +18,11 @@ def state_file(run_dir: Path, world: str) -> Path:
     return world_folder(run_dir, world) / "server.json"
 
 
+def lock_file(run_dir: Path, world: str) -> Path:
+    """The file that a gzserver keeps locked from before it starts until it ends; its process id is in it."""
+    return world_folder(run_dir, world) / "lock"
+
+
 def read_state(file: Path) -> dict[str, str | int]:
     """What a running gzserver says of itself."""
     return json.loads(file.read_text())  # type: ignore[no-any-return]

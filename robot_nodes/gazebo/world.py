@@ -32,6 +32,7 @@ _BITS_EACH, _BITS = 2, 16
 _GROUND_SIZE_M = 100.0
 _LOOK_FROM = np.array([0.75, -0.5, 0.45])  # direction of the camera from the middle of the robots
 _SEEN_AROUND_M = 2.0
+_CONTACT_CFM = 1e-6  # ODE's constraint force mixing (rad/s per N m)
 
 
 def world_sdf(fleet: FleetConfig, world: str, plugin: str) -> str:
@@ -55,8 +56,8 @@ def world_sdf(fleet: FleetConfig, world: str, plugin: str) -> str:
     root = Element("sdf", version=sdf.VERSION)
     element = sdf.add(root, "world", name=_WORLD)
     sdf.add(element, "gravity", (0.0, 0.0, -9.81))
-    _add_physics(element, sim_of(entries[0].robot), fleet.gazebo.solver_iterations)
     scene = fleet.task.scene
+    _add_physics(element, sim_of(entries[0].robot), fleet.gazebo.solver_iterations, touches(scene))
     add_surroundings(element, places, scene)
     plugin_element = Element("plugin", name=PLUGIN_NAME, filename=plugin)
     for i, (entry, place) in enumerate(zip(entries, places, strict=True)):
@@ -105,15 +106,18 @@ def places_of(count: int, spacing_m: float) -> list[tuple[float, float]]:
     return [(i // columns * spacing_m, i % columns * spacing_m) for i in range(count)]
 
 
-def _add_physics(world: Element, sim: SimConfig, iterations: int) -> None:
+def _add_physics(world: Element, sim: SimConfig, iterations: int, contacts: bool) -> None:
     physics = sdf.add(world, "physics", name="ode", type="ode")
     sdf.add(physics, "max_step_size", sim.timestep_s)
     sdf.add(physics, "real_time_factor", sim.speed or 1.0)
     sdf.add(physics, "real_time_update_rate", sim.speed / sim.timestep_s)  # 0: as fast as it can
-    solver = sdf.add(sdf.add(physics, "ode"), "solver")
+    ode = sdf.add(physics, "ode")
+    solver = sdf.add(ode, "solver")
     sdf.add(solver, "type", "quick" if iterations else "world")
     if iterations:
         sdf.add(solver, "iters", float(iterations))
+    if contacts:  # too little to see in the tracking, enough for redundant constraints to be solved
+        sdf.add(sdf.add(ode, "constraints"), "cfm", _CONTACT_CFM)
 
 
 def add_surroundings(world: Element, places: list[tuple[float, float]], scene: SceneConfig | None) -> None:

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 _COMPLAINT_PERIOD_S = 5.0  # one line per this long about bad commands, however many there are
 _MATCH_PERIOD_S = 0.2  # how often to look whether somebody commands the arm
+_MOVES_RAD_S = 1e-9  # commands below this are zero
 
 Array = NDArray[np.float64]
 
@@ -47,7 +48,8 @@ class ArmTopics(Node):
             executor.spin_once()  # commands and calls reach the arm
             topics.publish()
 
-    As with the real controller the last command stays in force for ever.
+    As with the real controller the last command stays in force for ever. While somebody moves the arm by
+    velocities, resets are refused: the jump would look like a step of the episode.
 
     Attributes:
         sim: The `sim` group of the robot's config.
@@ -76,6 +78,7 @@ class ArmTopics(Node):
         self._order = _shuffled(self._nq, np.random.default_rng(seed)) if sim.shuffle_joint_order else order
         self._complained_s = -math.inf
         self._commanded = False
+        self._moved: SimulatedArm | None = None  # the arm whose last command is not zero
         self._looked_s = -math.inf
 
         self._clock_message = Clock()
@@ -123,8 +126,11 @@ class ArmTopics(Node):
         now_s = time.monotonic()
         if now_s - self._looked_s >= _MATCH_PERIOD_S:
             self._looked_s = now_s
-            self._commanded = self.count_publishers(self._subscription.topic_name) > 0
+            self._commanded = self._is_commanded()
         return self._commanded
+
+    def _is_commanded(self) -> bool:
+        return self.count_publishers(self._subscription.topic_name) > 0
 
     def _on_command(self, message: Float64MultiArray) -> None:
         values: Array = np.asarray(message.data, dtype=np.float64)
@@ -134,6 +140,7 @@ class ArmTopics(Node):
             self._complain(f"command is not finite: {values.tolist()}")
         elif (arm := self.arm) is not None:
             arm.command(values)
+            self._moved = arm if np.abs(values).max() > _MOVES_RAD_S else None
             self.commands += 1
 
     def _complain(self, what: str) -> None:
@@ -146,6 +153,7 @@ class ArmTopics(Node):
     def _on_reset_arm(self, _request: Any, response: Any) -> Any:
         def reset(arm: SimulatedArm) -> str:
             arm.reset()
+            self._moved = None
             return f"arm put to rest at {[round(q, 4) for q in arm.q.tolist()]} rad, scene as at first"
 
         return self._answer(response, reset)
@@ -164,6 +172,8 @@ class ArmTopics(Node):
             arm = self.arm
             if arm is None:
                 raise OSError("the arm's simulator is not running")
+            if arm is self._moved and self.sim.command_interface == "velocity" and self._is_commanded():
+                raise OSError("the arm is commanded to move: pause the robot first (`pnaf fleet pause`)")
             response.success, response.message = True, reset(arm)
         except OSError as error:
             response.success, response.message = False, str(error)

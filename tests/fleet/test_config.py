@@ -333,6 +333,11 @@ def test_the_command_line_wins_over_override_and_can_set_it(sim2: Path, edit: Ed
         ({"sim": {"sped": 1}}, "override.sim.sped: unknown key (value 1); remove it or correct its spelling"),
         ({"sim": {"simulator": "webots"}}, "override.sim.simulator = webots: Input should be 'mujoco' or"),
         ({"watchdogs": {"state_age": {"limit_s": 0}}}, "override.watchdogs.state_age.limit_s = 0: Input"),
+        ({"simm": {"speed": 1}}, "override.simm: unknown key (value {'speed': 1}); remove it or correct its"),
+        ({"watchdog": {"state_age": {"limit_s": 1}}}, "override.watchdog: unknown key (value {'state_age': "),
+        ({"watchdogs": {"state_agee": {"limit_s": 1}}}, "override.watchdogs.state_agee: unknown key (value "),
+        ({"sim": "gazebo"}, "override.sim: must be a group of keys, got 'gazebo'"),
+        ({"sim": ["gazebo"]}, "override.sim: must be a group of keys, got ['gazebo']"),
         ("fast", "override = fast: must be groups and keys of a robot"),
     ],
 )  # fmt: skip
@@ -381,6 +386,14 @@ def test_what_is_wrong_in_a_scene_is_named_with_its_file(sim2: Path, configs: Pa
     assert error_of(sim2).endswith("worlds/table.yaml: boxes.0.size_m: is required and missing")
     edit("tasks/reach.yaml", lambda task: task.update(scene="../worlds/desk.yaml"))
     assert error_of(sim2).endswith("worlds/desk.yaml: no such file")
+
+
+def test_the_command_line_names_a_scene_relative_to_the_fleets_file(sim2: Path, edit: Edit) -> None:
+    scene = load_fleet(sim2, ["task.scene=../worlds/door.yaml", "task.scene.boxes=[]"]).task.scene
+    assert scene and scene.door and not scene.boxes
+    nowhere = error_of(sim2, "task.scene=../worlds/nope.yaml")
+    assert nowhere == f"{sim2.parent / '../worlds/nope.yaml'}: no such file"
+    assert error_of(sim2, "task.scene=3") == f"{sim2}: task.scene: must be a group of keys, got 3"
 
 
 # Who is simulated where ------------------------------------------------------------------------

@@ -364,3 +364,17 @@ while True:
         parent.send_signal(signal.SIGKILL)
     wait_until(lambda: not any(map(is_alive, children)), 10, "the end of the children")
     assert sorted(e for e in scene.events if e.endswith("down")) == ["robot down", "server down"]
+
+
+def test_a_file_in_the_current_folder_that_is_called_like_a_module_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if sys.version_info < (3, 11):
+        pytest.skip("Python 3.10 always looks in the current folder first")
+    (tmp_path / "random.py").write_text("raise SystemExit('not the real one')")
+    monkeypatch.chdir(tmp_path)
+    spec = NodeSpec("child", (sys.executable, "-m", "fleet.cli", "--help"), respawn=False)
+    with Supervisor([spec], tmp_path / "logs") as supervisor, pytest.raises(SupervisorError):  # it ends
+        supervisor.start(60)
+    log = (tmp_path / "logs" / "child.log").read_text()
+    assert "asynchronous NAF" in log and "not the real one" not in log

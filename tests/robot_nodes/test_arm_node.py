@@ -278,8 +278,21 @@ def test_reset_arm_puts_it_at_rest_near_home(start: Start) -> None:
     _, peer = start(config)
     peer.command([0.5] * 7)
     peer.spin_until(lambda: peer.newest("velocity")["joint_1"] > 0.49, "it moves")
-    answer = peer.call("reset_arm")
-    assert answer.success and "put to rest at [" in answer.message
+    for service in ("reset_arm", "reset_scene"):  # the jump would look like a step of the episode
+        answer = peer.call(service)
+        assert not answer.success
+        assert answer.message == "the arm is commanded to move: pause the robot first (`pnaf fleet pause`)"
+    assert peer.newest("velocity")["joint_1"] > 0.49
+    peer.node.destroy_publisher(peer.publisher)  # the command stays in force, but is nobody's any more
+    answers = []
+
+    def reset_at_last() -> bool:
+        answers.append(peer.call("reset_arm"))
+        return answers[-1].success
+
+    peer.spin_until(reset_at_last, "the arm sees that")
+    answer = answers[-1]
+    assert "put to rest at [" in answer.message
     stamp = stamp_ns(peer.states[-1])
     peer.spin_until(lambda: stamp_ns(peer.states[-1]) > stamp + 10**9, "a second of its time")
     told = json.loads(answer.message[answer.message.index("[") : answer.message.index("]") + 1])

@@ -770,6 +770,16 @@ def test_a_reset_by_person_and_service_begins_the_episode_in_the_end() -> None:
     robot.run_episodes(1)
 
 
+def test_the_service_is_called_after_two_commands_of_zero() -> None:
+    """An arm that has reached its home is slow, not still: the call must not meet it while it moves."""
+    robot = stepping("velocity", "service")
+    commands = [robot.tick().copy()]
+    while not robot.loop.take_service_call():
+        commands.append(robot.tick().copy())
+        assert len(commands) < 1000
+    assert [bool(command.any()) for command in commands[-3:]] == [True, False, False]
+
+
 def test_a_service_that_fails_is_a_fault() -> None:
     robot = stepping("service")
     robot.tick_until(robot.loop.take_service_call)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,9 +22,9 @@ from fleet.config_file import PACKAGED_CONFIGS, load_fleet
 from fleet.doctor import _gazebo as gazebo_finding  # all findings take seconds
 from fleet.gazebo_cli import _progress
 from robot_nodes.gazebo import installation
-from robot_nodes.gazebo.gui import _master_uri
+from robot_nodes.gazebo.gui import _check_display, _master_uri
 from robot_nodes.gazebo.installation import GazeboError, GazeboInstallation
-from robot_nodes.gazebo.server_state import state_file
+from robot_nodes.gazebo.server_state import lock_file, state_file
 
 FLEETS = PACKAGED_CONFIGS / "fleets"
 GAZEBO4 = str(FLEETS / "gazebo4.yaml")
@@ -95,7 +98,11 @@ def test_a_world_is_printed_as_sdf() -> None:
             [GAZEBO4, "--set", "gazebo.worlds=own"],
             "--world is missing: which world of fleet 'gazebo4'; it has: robot1, robot2, robot3, robot4",
         ),
-        ([str(FLEETS / "sim2.yaml")], "fleet 'sim2'; it has: none: no robot has sim.simulator: gazebo"),
+        (
+            [str(FLEETS / "sim2.yaml")],
+            "no robot of fleet 'sim2' is in Gazebo: set sim.simulator: gazebo, for all robots with override: "
+            "{sim: {simulator: gazebo}}",
+        ),
     ],
 )
 def test_a_world_that_is_not_there_is_named_with_those_that_are(args: list[str], message: str) -> None:
@@ -110,6 +117,15 @@ def test_the_files_for_gz_sim_are_written(tmp_path: Path) -> None:
     ElementTree.parse(tmp_path / "out/world.sdf")
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (file := tmp_path / "taken").write_text("")
+    for folder in (file, file / "below", Path("/dev/null")):
+        answer = pnaf("export-gz-sim", GAZEBO4, str(folder))
+        assert (answer.exit_code, answer.stdout) == (2, "")
+        assert answer.stderr.startswith(f"pnaf: {folder}: cannot be written: "), answer.stderr
+        assert answer.stderr.count("\n") == 1
+
+
 # The window ---------------------------------------------------------------------------------
 
 
@@ -119,7 +135,7 @@ def fake_gazebo(tmp_path: Path) -> Path:
     for name in ("gzserver", "gzclient"):
         file = tmp_path / "prefix/usr/bin" / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f'#!/bin/sh\necho "{name} $GAZEBO_MASTER_URI on $DISPLAY"\n')
+        file.write_text(f'#!/bin/sh\necho "{name} $GAZEBO_MASTER_URI on $DISPLAY $HOME $XAUTHORITY"\n')
         file.chmod(0o755)
     header = tmp_path / "prefix/usr/include/gazebo-11/gazebo/gazebo_config.h"
     header.parent.mkdir(parents=True)
@@ -127,26 +143,56 @@ def fake_gazebo(tmp_path: Path) -> Path:
     return tmp_path / "prefix"
 
 
-def test_the_window_shows_the_world_that_runs(fake_gazebo: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def display() -> Iterator[str]:
+    """An X display, as far as somebody listens there."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1] - 6000}.0"
+
+
+def test_the_window_shows_the_world_that_runs(fake_gazebo: Path, display: str, tmp_path: Path) -> None:
     state = state_file(tmp_path / "run", "world")
     state.parent.mkdir(parents=True)
     with subprocess.Popen(["true"]) as killed:
         pass
     state.write_text(json.dumps({"pid": killed.pid, "master_uri": "http://127.0.0.1:1"}))
-    with pytest.raises(GazeboError, match="no gzserver runs there"):  # that one is dead
-        _master_uri(state, timeout_s=0.0)
+    with pytest.raises(GazeboError, match=f"no gzserver runs there: {state} .*--run-dir"):  # that one is dead
+        _master_uri(tmp_path / "run", "world", timeout_s=0.0)
+    (user := tmp_path / "user").mkdir()
+    (user / ".Xauthority").touch()
+    environment = {name: value for name, value in os.environ.items() if name != "XAUTHORITY"}
     window = subprocess.Popen(
         [sys.executable, "-m", "fleet.cli", "gazebo", "gui", GAZEBO4, "--run-dir", str(tmp_path / "run")],
-        env=os.environ | {"PNAF_GAZEBO_PREFIX": str(fake_gazebo), "DISPLAY": ":7"},
+        env=environment | {"PNAF_GAZEBO_PREFIX": str(fake_gazebo), "DISPLAY": display, "HOME": str(user)},
         cwd=PACKAGED_CONFIGS.parent,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
+    assert window.stderr is not None
+    assert f"waiting for {state}" in window.stderr.readline()
     new = state.with_suffix(".tmp")
     new.write_text(json.dumps({"pid": os.getpid(), "master_uri": "http://127.0.0.1:2"}))
     new.rename(state)
-    assert window.communicate(timeout=30)[0] == "gzclient http://127.0.0.1:2 on :7\n"
+    home = state.parent / "home"
+    expected = f"gzclient http://127.0.0.1:2 on {display} {home} {user / '.Xauthority'}\n"
+    assert window.communicate(timeout=30)[0] == expected
     assert window.returncode == 0
+
+
+def test_the_window_waits_for_a_gzserver_that_starts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, wait_until: Callable[..., None]
+) -> None:
+    state = state_file(tmp_path, "world")
+    state.parent.mkdir(parents=True)
+    lock_file(tmp_path, "world").write_text(str(os.getpid()))
+    with caplog.at_level("INFO"), ThreadPoolExecutor(1) as pool:
+        uri = pool.submit(_master_uri, tmp_path, "world", timeout_s=0.0)
+        wait_until(lambda: f"waiting for {state}" in caplog.text)
+        new = state.with_suffix(".tmp")
+        new.write_text(json.dumps({"pid": os.getpid(), "master_uri": "http://127.0.0.1:2"}))
+        new.rename(state)
+        assert uri.result(10) == "http://127.0.0.1:2"
 
 
 def test_without_a_display_the_window_says_so(fake_gazebo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,6 +201,35 @@ def test_without_a_display_the_window_says_so(fake_gazebo: Path, monkeypatch: py
     answer = pnaf("gui", GAZEBO4)
     assert answer.exit_code == 2
     assert "DISPLAY is not set" in answer.stderr
+
+
+@pytest.mark.parametrize("dead", ["127.0.0.1:59000.0", ":59000", "unix:59000"])
+def test_a_display_without_an_x_server_is_named(
+    fake_gazebo: Path, monkeypatch: pytest.MonkeyPatch, dead: str
+) -> None:
+    monkeypatch.setenv("PNAF_GAZEBO_PREFIX", str(fake_gazebo))
+    monkeypatch.setenv("DISPLAY", dead)
+    answer = pnaf("gui", GAZEBO4)
+    assert answer.exit_code == 2
+    assert f"no X server answers at DISPLAY={dead}" in answer.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize("start", ["", "\0"], ids=["file", "abstract"])
+def test_a_local_display_is_a_socket_of_either_kind(start: str) -> None:
+    folder, number = Path("/tmp/.X11-unix"), 50_000 + os.getpid() % 9000
+    file = folder / f"X{number}"
+    made = not (start or folder.exists())
+    if made:
+        folder.mkdir()
+    try:
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(f"{start}{file}")
+            server.listen()
+            _check_display(f":{number}.0")
+    finally:
+        file.unlink(missing_ok=True)
+        if made:  # an X server wants it to be root's
+            folder.rmdir()
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then() -> None:

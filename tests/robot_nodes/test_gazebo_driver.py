@@ -319,12 +319,15 @@ def test_reset_arm_puts_it_where_it_says(lab: Lab) -> None:
     for _ in range(2):
         robot.command([0.3] * 7)
         robot.fresh(0.2)
+        refused = robot.call("reset_arm")
+        assert not refused.success and "pause the robot first" in refused.message
+        robot.rest()
         answers.append(robot.call("reset_arm"))
         assert answers[-1].success
         told = np.array(json.loads(re.search(r"\[.*\]", answers[-1].message).group(0)))
         robot.fresh()
         assert robot.q == pytest.approx(told, abs=2e-4)  # rounded in the message; held by motors since
-        assert abs(robot.qd).max() < 0.01  # nor is the command of before in force
+        assert abs(robot.qd).max() < 0.01
         assert (abs(told - robot.home) <= 0.3).all() and abs(told - robot.home).max() > 0.02
     assert answers[0].message != answers[1].message
 
@@ -360,6 +363,21 @@ def test_a_killed_drivers_arm_is_braked(lab: Lab) -> None:
     assert abs(robot.values("position", first) - begin).max() < 0.2
     lab.peer.until(lambda: robot.command(fast) or robot.qd[6] > 0.45, "the second driver obeys")
     robot.rest()
+
+
+def test_a_second_driver_of_an_arm_asks_for_it_now_and_then(lab: Lab) -> None:
+    robot = lab.peer.robots[2]
+    lab.driver(robot)
+    lab.pnaf("second", "sim-arm", str(lab.folder / "config.yaml"), "--id", robot.name)
+    lab.peer.until(lambda: "driven by another client" in lab.log("second").read_text(), "it is told")
+
+    def refusals() -> int:
+        return lab.log("gazebo").read_text().count("driven by another client")
+
+    before, end_s = refusals(), time.monotonic() + 1.5
+    lab.peer.until(lambda: robot.command(REST) or time.monotonic() > end_s, "commands wake it up")
+    assert refusals() - before <= 1
+    assert lab.kill("second", signal.SIGTERM) == 0
 
 
 def test_torques_are_another_command_interface(lab: Lab) -> None:

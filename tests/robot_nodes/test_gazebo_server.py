@@ -24,7 +24,7 @@ from robot_nodes.gazebo.connection import GazeboConnection
 from robot_nodes.gazebo.gazebo_arm import GazeboArm
 from robot_nodes.gazebo.installation import GazeboError, GazeboInstallation
 from robot_nodes.gazebo.private_gazebo import PrivateGazebo
-from robot_nodes.gazebo.server_state import read_state, state_file
+from robot_nodes.gazebo.server_state import lock_file, read_state, state_file
 from robot_nodes.kinematics import Kinematics
 from robot_nodes.urdf_source import load_urdf
 
@@ -36,6 +36,11 @@ OVERRIDE = (
     "topics: {joint_states: states, command: commands}}"
 )
 KINDS = {"generic": "generic_arm7", "fr3": "franka_fr3", "gen3": "kinova_gen3", "xarm": "xarm7"}
+SERVER = (
+    "import sys; from pathlib import Path; from fleet.config_file import load_fleet;"
+    "from robot_nodes.gazebo.server import run_server;"
+    "run_server(load_fleet(sys.argv[1]), 'world', Path(sys.argv[2]))"
+)
 FOUR_ARMS = "robots=[{}]".format(
     ", ".join(f"{{id: {i}, robot: ../robots/{k}.yaml}}" for i, k in KINDS.items())
 )
@@ -60,14 +65,9 @@ def run_dir(
     state_file(folder, "world").parent.mkdir(parents=True)
     state_file(folder, "world").write_text('{"port": 1, "pid": 1}')  # stale
     read_fd, write_fd = os.pipe()
-    script = (
-        "import sys; from pathlib import Path; from fleet.config_file import load_fleet;"
-        "from robot_nodes.gazebo.server import run_server;"
-        "run_server(load_fleet(sys.argv[1]), 'world', Path(sys.argv[2]))"
-    )
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", script, str(folder / "config.yaml"), str(folder)],
+            [sys.executable, "-c", SERVER, str(folder / "config.yaml"), str(folder)],
             env=os.environ | {READY_FD_VARIABLE: str(write_fd)},
             pass_fds=(write_fd,),
             stdout=log,
@@ -100,6 +100,20 @@ def test_the_server_says_where_it_is(run_dir: Path) -> None:
     assert set(state) == {"port", "pid", "master_uri", "world"}
     assert state["master_uri"].startswith("http://127.0.0.1:")
     assert (run_dir / "gazebo/world/world.sdf").is_file()
+
+
+def test_a_second_server_of_a_world_is_refused_and_changes_nothing(run_dir: Path) -> None:
+    def files() -> dict[str, bytes]:
+        return {name: (run_dir / "gazebo/world" / name).read_bytes() for name in ("server.json", "world.sdf")}
+
+    before = files()
+    argv = [sys.executable, "-c", SERVER, str(run_dir / "config.yaml"), str(run_dir)]
+    second = subprocess.run(argv, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    assert second.returncode == 1
+    folder = run_dir / "gazebo/world"
+    assert f"GazeboError: Gazebo world 'world' in {folder} has a gzserver already: end" in second.stderr
+    assert files() == before
+    assert lock_file(run_dir, "world").read_text() == str(read_state(state_file(run_dir, "world"))["pid"])
 
 
 @pytest.mark.parametrize("robot_id", KINDS)

@@ -302,3 +302,10 @@ def test_the_door_turns_and_its_lever_goes_down_at_positive_angles(opens: str, s
 def test_a_door_without_a_latch_is_free() -> None:
     overrides = [IN_GAZEBO, DOOR, "task.scene.door.handle.latch_angle_rad=null"]
     assert not list(world_of(load_fleet("fleets/door2.yaml", overrides)).iter("latch"))
+
+
+def test_only_a_world_in_which_things_touch_is_softened() -> None:
+    door = world_sdf(load_fleet("fleets/gazebo_door2.yaml"), "robot1", "plugin.so")
+    free = world_sdf(load_fleet("fleets/gazebo4.yaml"), "world", "plugin.so")
+    assert "<cfm>1e-06</cfm>" in door and "<kp>100000</kp>" in door
+    assert "<cfm>" not in free and "<kp>" not in free

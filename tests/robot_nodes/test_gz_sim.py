@@ -23,6 +23,7 @@ from robot_nodes.gazebo.gazebo_error import GazeboError
 from robot_nodes.gazebo.gz_controllers import controller_parameters, full_topic, remappings, update_rate_hz
 from robot_nodes.gazebo.gz_sim import GzFiles, bridge, export, gz_world
 from robot_nodes.gazebo.installation import GazeboInstallation
+from robot_nodes.gazebo.world import world_sdf
 from robot_nodes.kinematics import Kinematics
 from robot_nodes.urdf_source import load_urdf
 
@@ -357,6 +358,19 @@ def test_commands_of_effort_need_its_limit(tmp_path: Path) -> None:
         export(fleet, tmp_path / "out")
 
 
+def test_a_moving_link_needs_an_inertial_in_the_words_of_gazebo_11(tmp_path: Path) -> None:
+    text = (PACKAGED_CONFIGS / "urdf" / "generic7.urdf").read_text()
+    link = r"(<link name=.link_5.>.*?)<inertial>.*?</inertial>"
+    (tmp_path / "arm.urdf").write_text(re.sub(link, r"\1", text, count=1, flags=re.DOTALL))
+    fleet = one("../robots/generic7_sim.yaml", f"override.urdf={tmp_path / 'arm.urdf'}")
+    message = r"joint 'joint_5' moves has mass 0 kg .* give link 'link_5' an <inertial>"
+    with pytest.raises(ValueError, match=message) as gazebo_11:
+        world_sdf(fleet, "world", "plugin.so")
+    with pytest.raises(ValueError, match=message) as gz_sim:
+        export(fleet, tmp_path / "out")
+    assert str(gz_sim.value) == str(gazebo_11.value)
+
+
 # Read by the SDF library of a real Gazebo: 11's, the ancestor of that in gz sim ----------------
 
 
@@ -400,7 +414,8 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs" / "gz_sim.md").read_text()
 def chunks_of_page() -> list[list[str]]:
     """The lines of each XML and YAML block of the page, without indentation, cut where it says `…`."""
     blocks = re.findall(r"^```(?:xml|yaml)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-    return [[line.strip() for line in chunk.splitlines()] for block in blocks for chunk in block.split("…\n")]
+    chunks = (chunk for block in blocks for chunk in block.split("…\n") if chunk)
+    return [[line.strip() for line in chunk.splitlines()] for chunk in chunks]
 
 
 def test_page_shows_what_is_generated(tmp_path: Path) -> None:
@@ -416,6 +431,8 @@ def test_page_shows_what_is_generated(tmp_path: Path) -> None:
         assert any(lines[i : i + len(chunk)] == chunk for lines in generated for i in range(len(lines))), (
             "\n".join(chunk)
         )
+    for lines in (generated[1], generated[3]):  # of these the page shows the beginning
+        assert any(lines[: len(chunk)] == chunk for chunk in chunks), lines[0]
 
 
 def test_page_installs_what_the_launch_file_asks_for() -> None:
