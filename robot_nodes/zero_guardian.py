@@ -128,14 +128,15 @@ class ZeroGuardian:
         self.ready, self._lost = False, True
         if not self.problem:
             self.problem = (
-                "the process that commands zeros when this one cannot has died "
-                f"(status {self._process.poll()}): resume to start a new one"
+                "the process that commands zeros when this one cannot has died: resume to start a new one"
             )
 
     def _end(self) -> None:
         self._link.close()
         try:
-            self._process.wait(_END_S)
+            status = self._process.wait(_END_S)
+            if status:
+                logger.warning("the process that commands zeros has ended with status %d", status)
         except subprocess.TimeoutExpired:
             logger.error("the process that commands zeros did not end: killed")
             self._process.kill()

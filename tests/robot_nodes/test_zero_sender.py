@@ -189,14 +189,15 @@ def test_off_duty_it_leaves_the_arm_to_others(controller, guardian):
     assert controller.commands == []
 
 
-def test_a_zero_sender_that_dies_or_freezes_is_told_and_replaced(controller, guardian, monkeypatch):
+def test_a_zero_sender_that_dies_or_freezes_is_told_and_replaced(controller, guardian, monkeypatch, caplog):
     first = guardian.pid
     os.kill(first, signal.SIGKILL)
     controller.until(lambda: guardian.look() or guardian.problem, "the node is told")
     assert guardian.problem == (
-        "the process that commands zeros when this one cannot has died (status -9): resume to start a new one"
+        "the process that commands zeros when this one cannot has died: resume to start a new one"
     )
     guardian.renew()
+    assert "has ended with status -9" in caplog.text
     assert guardian.problem == "" and not guardian.ready
 
     def heard() -> bool:
