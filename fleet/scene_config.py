@@ -1,8 +1,9 @@
 """Config model of a scene, `hardware_configs/worlds/*.yaml`: what stands around each simulated robot.
 
-MuJoCo and Gazebo build the same scene from it, and tasks compute from it where things are. All positions
-are in the frame of the robot's root link: x forward, z up. Things of the scene touch the robot and its
-fingertip, never each other. `robot_nodes/tasks/door_geometry.py` has the door's vectors and axes in numbers.
+MuJoCo and Gazebo build the same scene from it, but for hanging objects, which only MuJoCo has. Tasks compute
+from it where things are. All positions are in the frame of the robot's root link: x forward, z up. Things of
+the scene touch the robot and its fingertip, never each other. `robot_nodes/tasks/door_geometry.py` has the
+door's vectors and axes in numbers.
 """
 
 from __future__ import annotations
@@ -20,6 +21,14 @@ HINGE_JOINT, HANDLE_JOINT = "door_hinge", "door_handle"
 
 LATCHED_BELOW_RAD = 0.01
 """A door this little open is closed: it stays so, unless its handle is pressed."""
+
+OBJECT_JOINTS = ("object_x", "object_y", "object_z")
+"""Names of the joints that are the position of a hanging object (m)."""
+
+NO_OBJECT_IN_GAZEBO = (
+    "the task's scene has a hanging object, which only MuJoCo simulates: leave sim.simulator at mujoco, or "
+    "choose a task without an object, such as reach or door"
+)
 
 
 class SceneBox(Model):
@@ -104,12 +113,43 @@ class Door(Model):
         return self
 
 
+class HangingObject(Model):
+    """A slender object on a string: an upright rod with round ends, which moves but never turns.
+
+    The string holds it from above: all that is lower, or otherwise beyond its length, is out of reach.
+    """
+
+    start_m: Vector3 = Field(description="Its middle, as it hangs in the middle of where it may start (m).")
+    randomise_m: tuple[NonNegative, NonNegative, NonNegative] = Field(
+        description="Uniform offset of start and string along x, y and z, anew at each reset (m)."
+    )
+    string_m: Positive = Field(description="From the object's middle straight up to where it hangs (m).")
+    length_m: Positive = Field(description="Of the rod, from end to end (m).")
+    radius_m: Positive = Field(description="Of the rod (m).")
+    mass_kg: Positive = Field(description="Of the rod (kg).")
+    damping_ns_m: NonNegative = Field(description="Of its motion: it stops swinging (N s/m).")
+    pose: Topic = Field(
+        "object/pose",
+        description="geometry_msgs/PoseStamped of its middle, in the frame of the robot's root link; in the "
+        "robot's namespace.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.length_m < 2.0 * self.radius_m:
+            raise ValueError(f"length_m {self.length_m} must be at least twice radius_m {self.radius_m}")
+        return self
+
+
 class SceneConfig(Model):
     """A scene: `hardware_configs/worlds/*.yaml`."""
 
     name: Name = Field(description="Kind of scene.")
     boxes: list[SceneBox] = Field([], description="Fixed boxes.")
     door: Door | None = Field(None, description="A door; null: none.")
+    object: HangingObject | None = Field(
+        None, description="Something that can be picked up, in MuJoCo only; null: nothing."
+    )
     fingertip_radius_m: Positive | None = Field(
         None,
         description="Of a ball around the origin of the robot's tool_link that touches the scene (m); "
@@ -122,4 +162,21 @@ class SceneConfig(Model):
         names = [box.name for box in self.boxes]
         if len(set(names)) != len(names):
             raise ValueError(f"names of boxes must be unique, got {names}")
+        if self.door is not None and self.object is not None:
+            raise ValueError("a scene has a door or an object, not both: make two scenes")
         return self
+
+    @property
+    def is_solid(self) -> bool:
+        """Whether anything in it can be touched."""
+        return self.door is not None or self.object is not None or any(box.solid for box in self.boxes)
+
+    @property
+    def topics(self) -> dict[str, str]:
+        """Message types of what the scene's own sensors publish, by topic."""
+        topics = {}
+        if self.door is not None:
+            topics[self.door.joint_states] = "sensor_msgs/JointState"
+        if self.object is not None:
+            topics[self.object.pose] = "geometry_msgs/PoseStamped"
+        return topics

@@ -34,7 +34,7 @@ from learner.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 STATE_FILE = "state.npz"
 _NAME = re.compile(r"(?P<damaged>damaged-)?\d{10}-(?P<version>\d{10})")
 
@@ -161,14 +161,11 @@ def load_checkpoint(path: Path, trainer: Trainer, run_id: str) -> Progress:
 def _pack_state(trainer: Trainer) -> bytes:
     facts = {
         "spec": trainer.spec.to_json(),
-        "hidden_sizes": list(trainer.shape.hidden_sizes),
-        "off_diagonal": trainer.shape.off_diagonal,
+        "architecture": _architecture(trainer),
         "device": trainer.device.type,
-        "updates": trainer.updates,
-        "optimiser_steps": trainer.optimiser.steps,
-        "normaliser": trainer.normaliser.state(),
+        **trainer.facts(),
     }
-    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in _tensors(trainer).items()}
+    arrays = {name: tensor.cpu().numpy() for name, tensor in trainer.tensors().items()}
     arrays["generator"] = trainer.generator.get_state().cpu().numpy()
     file = io.BytesIO()
     np.savez(file, facts=np.array(json.dumps(facts)), **arrays)  # type: ignore[arg-type]
@@ -192,22 +189,25 @@ def _check_fit(path: Path, trainer: Trainer, state: dict[str, Any]) -> None:
         difference = str(error)
     if difference:
         raise WrongCheckpointError(f"{path}: was trained in other spaces: {difference}")
-    mine = (list(trainer.shape.hidden_sizes), trainer.shape.off_diagonal)
-    theirs = (state["hidden_sizes"], state["off_diagonal"])
-    if mine != theirs:
-        raise WrongCheckpointError(
-            f"{path}: (hidden_sizes, off_diagonal) is {theirs} there and {mine} in this config"
-        )
+    mine, theirs = _architecture(trainer), state["architecture"]
+    other = [
+        f"{key} is {theirs.get(key)} there, {mine.get(key)} in this config"
+        for key in sorted(mine.keys() | theirs.keys())
+        if mine.get(key) != theirs.get(key)
+    ]
+    if other:
+        raise WrongCheckpointError(f"{path}: is of another network: {'; '.join(other)}")
+
+
+def _architecture(trainer: Trainer) -> dict[str, Any]:
+    """What has to be equal for parameters to fit, as JSON gives it back."""
+    sizes = asdict(trainer.network)
+    kind = "ddpg" if trainer.config.algorithm == "ddpg" else "naf"
+    return {"kind": kind, **sizes, "hidden_sizes": list(trainer.network.hidden_sizes)}
 
 
 def _unpack_state(trainer: Trainer, state: dict[str, Any]) -> None:
-    with torch.no_grad():
-        for name, tensor in _tensors(trainer).items():
-            tensor.copy_(torch.from_numpy(state[name]))
-    trainer.updates = int(state["updates"])
-    trainer.optimiser.steps = int(state["optimiser_steps"])
-    trainer.normaliser.load_state(state["normaliser"])
-    trainer.refresh_normaliser()
+    trainer.load(state, state)
     if state["device"] == trainer.device.type:
         trainer.generator.set_state(torch.from_numpy(state["generator"]))
     else:
@@ -217,16 +217,6 @@ def _unpack_state(trainer: Trainer, state: dict[str, Any]) -> None:
             trainer.device.type,
         )
         trainer.generator.manual_seed(trainer.generator.initial_seed() + trainer.updates)
-
-
-def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
-    """The trainer's tensors, by the names they have in the file."""
-    return {
-        "network": trainer.network.flat,
-        "target": trainer.target,
-        "adam_first": trainer.optimiser.first,
-        "adam_second": trainer.optimiser.second,
-    }
 
 
 def _matches(folder: Path) -> list[tuple[Path, re.Match[str]]]:

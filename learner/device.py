@@ -1,4 +1,4 @@
-"""Whether the device in the config exists on this machine."""
+"""The device in the config: whether it exists on this machine, and how far ahead of it the host may be."""
 
 from __future__ import annotations
 
@@ -26,3 +26,28 @@ def check_device(name: str) -> None:
         raise ConfigError(
             f"learner.device = {name}: PyTorch finds {found} CUDA device(s), numbered from cuda:0"
         )
+
+
+class DeviceQueue:
+    """Bounds what waits on a GPU: updates are only launched, and return before they are done.
+
+    trainer.update_many(mirror, updates)
+    queue.bound()           # waits until the updates before these are done
+
+    Without it the host would be seconds ahead, and so would a stop or a policy have to wait.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Nothing waits there yet."""
+        self._cuda = device.type == "cuda"
+        self._before: torch.cuda.Event | None = None
+
+    def bound(self) -> None:
+        """Wait until all is done that was launched before the last call of this."""
+        if not self._cuda:
+            return
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        event.record()
+        if self._before is not None:
+            self._before.synchronize()
+        self._before = event

@@ -1,56 +1,19 @@
 """The learner's own copy of the replay log, on its device: a minibatch costs no message.
 
-One tensor holds one transition per row, so sampling is a single gather:
-
-    observation | next_observation | action | reward | bootstrap (1, or 0 where the task ended)
+One tensor holds one transition per row (`learner/packed_rows.py`), so sampling is a single gather.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from fleet.config import ConfigError
 from fleet.messages import Transitions
 from learner.demonstrations import Demonstrations
-
-_FIRST_ROWS = 4096
-
-
-@dataclass(frozen=True)
-class RowLayout:
-    """Which columns of a row hold what."""
-
-    nx: int
-    nu: int
-
-    @property
-    def width(self) -> int:
-        """Number of columns."""
-        return 2 * self.nx + self.nu + 2
-
-    @property
-    def observations(self) -> slice:
-        """Observation and next observation, side by side: normalised in one operation."""
-        return slice(0, 2 * self.nx)
-
-    @property
-    def action(self) -> slice:
-        """The executed action."""
-        return slice(2 * self.nx, 2 * self.nx + self.nu)
-
-    @property
-    def reward(self) -> int:
-        """The reward, unscaled."""
-        return 2 * self.nx + self.nu
-
-    @property
-    def bootstrap(self) -> int:
-        """1 where the value of the next observation counts, 0 where the task ended."""
-        return 2 * self.nx + self.nu + 1
+from learner.packed_rows import PackedRows, RowLayout
 
 
 class ReplayMirror:
@@ -63,7 +26,8 @@ class ReplayMirror:
 
     The row with cursor c lies at position c mod capacity, as in the server's ring: which rows a
     generator draws depends on the cursors held, not on when this process began to follow the log.
-    Memory grows with the rows that arrive, by doubling, up to `capacity` rows.
+    Room for `capacity` rows is set aside at once, as moving them would hold up updates; on a CPU, rows
+    that have not come yet take up no memory.
 
     Attributes:
         layout: Columns of a row.
@@ -71,12 +35,22 @@ class ReplayMirror:
     """
 
     def __init__(self, nx: int, nu: int, capacity: int, device: torch.device | str = "cpu") -> None:
-        """An empty mirror for observations of `nx` and actions of `nu` numbers."""
+        """An empty mirror for observations of `nx` and actions of `nu` numbers.
+
+        Raises:
+            ConfigError: The device has no room for it.
+        """
         self.layout = RowLayout(nx, nu)
         self.capacity = capacity
         self.cursor = 0
         self._first = 0
-        self._rows = torch.empty(min(_FIRST_ROWS, capacity), self.layout.width, device=device)
+        try:
+            self._rows = torch.empty(capacity, self.layout.width, device=device)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"replay_server.capacity_rows {capacity}: {4e-9 * capacity * self.layout.width:.1f} GB for "
+                f"the learner's copy of the rows do not fit its device {device}: lower it ({error})"
+            ) from error
         self._demonstrations = Demonstrations(device)
 
     @property
@@ -99,10 +73,9 @@ class ReplayMirror:
         Above the present cursor: rows in between were overwritten unread, and with them all that are
         held. Below it: the server lost the rows from there on, and so does the mirror.
         """
-        if cursor > self.cursor:
-            self._first = cursor
-        elif cursor < self.cursor:
-            self._first = min(self.oldest_cursor, cursor)
+        if cursor == self.cursor:
+            return
+        self._first = cursor if cursor > self.cursor else min(self.oldest_cursor, cursor)
         self.cursor = cursor
         self._demonstrations.keep(self.oldest_cursor, cursor)
 
@@ -112,37 +85,21 @@ class ReplayMirror:
         Raises:
             ValueError: The columns do not have this mirror's sizes.
         """
-        layout = self.layout
-        sizes = (transitions.observation.shape[1], transitions.action.shape[1])
-        if sizes != (layout.nx, layout.nu):
-            raise ValueError(f"rows have (nx, nu) = {sizes}, this mirror holds {(layout.nx, layout.nu)}")
-        packed = np.empty((transitions.rows, layout.width), dtype=np.float32)
-        packed[:, : layout.nx] = transitions.observation
-        packed[:, layout.nx : 2 * layout.nx] = transitions.next_observation
-        packed[:, layout.action] = transitions.action
-        packed[:, layout.reward] = transitions.reward
-        packed[:, layout.bootstrap] = ~transitions.terminated
-        self._demonstrations.extend(self.cursor + transitions.intervened.nonzero()[0])
-        self._append(torch.from_numpy(packed))
-        self._demonstrations.keep(self.oldest_cursor, self.cursor)
+        self.append(PackedRows.pack(transitions, self.layout))
 
-    def _append(self, packed: Tensor) -> None:
-        self.cursor += len(packed)
-        packed = packed[-self.capacity :]
-        start = (self.cursor - len(packed)) % self.capacity
-        head = min(len(packed), self.capacity - start)
-        tail = len(packed) - head
-        self._reserve(self.capacity if tail else start + head)
-        self._rows[start : start + head] = packed[:head].to(self._rows.device)
-        self._rows[:tail] = packed[head:].to(self._rows.device)
-
-    def _reserve(self, rows: int) -> None:
-        if rows <= len(self._rows):
-            return
-        size = min(self.capacity, max(rows, 2 * len(self._rows)))
-        grown = torch.empty(size, self.layout.width, device=self._rows.device)
-        grown[: len(self._rows)] = self._rows
-        self._rows = grown
+    def append(self, rows: PackedRows) -> None:
+        """Append N packed rows, as `extend` does."""
+        if len(rows.demonstrations):
+            self._demonstrations.extend(self.cursor + rows.demonstrations)
+        self.cursor += len(rows)
+        values = rows.values[-self.capacity :]
+        start = (self.cursor - len(values)) % self.capacity
+        head = min(len(values), self.capacity - start)
+        self._rows[start : start + head] = values[:head]
+        if head < len(values):
+            self._rows[: len(values) - head] = values[head:]
+        if len(self._demonstrations):
+            self._demonstrations.keep(self.oldest_cursor, self.cursor)
 
     def sample(self, generator: torch.Generator, rows: int, demonstrations: int = 0) -> Tensor:
         """Rows drawn with replacement as `draw` does [rows, width].
@@ -178,6 +135,15 @@ class ReplayMirror:
             torch.randint(start, end, rest.shape, generator=generator, out=rest)
             if end > self.capacity:
                 rest.remainder_(self.capacity)
+
+    @property
+    def rows(self) -> Tensor:
+        """All rows of the ring, by position, as `draw` gives them [capacity, width]."""
+        return self._rows
+
+    def after(self, index: Tensor, rows: int) -> Tensor:
+        """Positions `rows` after those of `index`; of whatever lies there."""
+        return (index + rows).remainder_(len(self._rows)) if rows else index
 
     def gather(self, index: Tensor, out: Tensor) -> None:
         """Copy the rows at `index` [N] into `out` [N, width]."""

@@ -21,6 +21,10 @@ class Normaliser:
 
     normaliser.extend(observations)     # with every tail of the replay log
     normaliser.mean, normaliser.scale   # to the mirror's device and into PolicyMessage
+
+    Attributes:
+        mean: Mean of each dimension [nx], float32.
+        scale: 1 / standard deviation [nx], float32; 1 before any data, bounded for constant dimensions.
     """
 
     def __init__(self, size: int) -> None:
@@ -28,6 +32,8 @@ class Normaliser:
         self.count = 0
         self._mean: Array = np.zeros(size)
         self._squares: Array = np.zeros(size)
+        self.mean: Array = np.zeros(size, dtype="<f4")
+        self.scale: Array = np.ones(size, dtype="<f4")
 
     def extend(self, observation: Array) -> None:
         """Merge observations [N, nx] (Chan et al.'s pairwise form of Welford's update)."""
@@ -44,19 +50,13 @@ class Normaliser:
         self._squares += np.square(difference) * (self.count * n / total)
         self._mean += difference * (n / total)
         self.count = total
+        self._refresh()
 
-    @property
-    def mean(self) -> Array:
-        """Mean of each dimension [nx], float32."""
-        return self._mean.astype("<f4")
-
-    @property
-    def scale(self) -> Array:
-        """1 / standard deviation [nx], float32; 1 before any data, bounded for constant dimensions."""
-        if self.count < 2:
-            return np.ones(len(self._mean), dtype="<f4")
-        std = np.sqrt(self._squares / self.count)
-        return (1.0 / np.maximum(std, MIN_STD)).astype("<f4")
+    def _refresh(self) -> None:
+        self.mean = self._mean.astype("<f4")
+        if self.count >= 2:
+            std = np.sqrt(self._squares / self.count)
+            self.scale = (1.0 / np.maximum(std, MIN_STD)).astype("<f4")
 
     def state(self) -> dict[str, Any]:
         """Everything `load_state` needs, as plain lists and numbers."""
@@ -67,3 +67,5 @@ class Normaliser:
         self.count = int(state["count"])
         self._mean = np.array(state["mean"], dtype=np.float64)
         self._squares = np.array(state["squares"], dtype=np.float64)
+        self.scale = np.ones_like(self.mean)
+        self._refresh()

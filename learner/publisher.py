@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 import numpy as np
-import torch
 import zmq
 
 from fleet.codec import encode
@@ -13,7 +12,7 @@ from fleet.gatekeeper import Gatekeeper
 from fleet.handshakes import HandshakeCounter
 from fleet.messages import PolicyMessage, policy_checksum
 from fleet.sockets import Socket, drop_connections
-from learner.naf import policy_layer_sizes, policy_layers
+from learner.naf import NafShape
 from learner.trainer import DivergedError, Trainer
 from replay_server.log_throttle import LogThrottle
 
@@ -24,29 +23,40 @@ _MAX_STRANGE = 16
 
 
 def policy_message(
-    trainer: Trainer, run_id: str, version: int, exploration_std: float, published_ns: int
+    trainer: Trainer,
+    run_id: str,
+    version: int,
+    exploration_std: float,
+    published_ns: int,
+    learned_rows: int = 0,
 ) -> PolicyMessage:
-    """What a robot needs of the trainer's network: the trunk and the rows of the head that give μ.
+    """What a robot needs of the trainer's network: the layers of μ, and of L if that shapes its noise.
 
     Raises:
         DivergedError: The network is not finite; such a policy never leaves this process.
     """
-    flat = trainer.network.flat.detach().to("cpu", torch.float32)
-    tensors = [part.reshape(-1) for layer in policy_layers(trainer.shape, flat) for part in layer]
-    parameters = torch.cat(tensors).numpy().astype("<f4")
+    parameters = trainer.policy_parameters()
     mean, scale = trainer.normaliser.mean, trainer.normaliser.scale
     if not all(np.isfinite(array).all() for array in (parameters, mean, scale)):
         raise DivergedError(f"policy {version} is not finite after {trainer.updates} updates: not published")
+    config, network = trainer.config, trainer.network
+    naf = network if isinstance(network, NafShape) else None
     return PolicyMessage(
         run_id=run_id,
         version=version,
         learner_step=trainer.updates,
         spec_hash=trainer.spec.hash,
-        layer_sizes=list(policy_layer_sizes(trainer.shape)),
+        layer_sizes=network.policy_layer_sizes,
         exploration_std=exploration_std,
-        exploration_correlation=trainer.config.exploration_correlation,
+        exploration_correlation=config.exploration_correlation,
         published_ns=published_ns,
         checksum=policy_checksum(parameters, mean, scale),
+        layer_norm=naf is not None and naf.layer_norm,
+        residual=naf is not None and naf.residual,
+        noise=config.exploration,
+        diagonal=config.diagonal,
+        off_diagonal=config.off_diagonal,
+        learned_rows=learned_rows,
         parameters=parameters,
         observation_mean=mean,
         observation_scale=scale,

@@ -1,20 +1,27 @@
-"""Minibatches in, better parameters out: Adam on the NAF loss and a Polyak-averaged target."""
+"""Minibatches in, better parameters out: Adam on the loss and a Polyak-averaged target."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fleet.config import LearnerConfig
-from fleet.messages import OBSERVATION_CLIP, Array
+from fleet.messages import OBSERVATION_CLIP, Array, Transitions
 from fleet.spaces import SpaceSpec
 from learner.adam import Adam
-from learner.gradients import NafGradient
-from learner.mirror import ReplayMirror, RowLayout
-from learner.naf import NafNetwork, NafShape, advantage, polyak_update
+from learner.algorithms import make_gradient, make_network
+from learner.fused.engine import FusedNaf, fused_engine
+from learner.mirror import ReplayMirror
+from learner.multistep import Batch, multistep
+from learner.naf import NafShape, polyak_update
 from learner.normaliser import Normaliser
+from learner.packed_rows import RowLayout
+from learner.ranks import Ranks
+from learner.reward_statistics import RewardStatistics
 from replay_server.sampler import demonstrations_in
 
 _UPDATES_PER_GATHER = 16
@@ -26,63 +33,104 @@ class DivergedError(RuntimeError):
 
 
 class Trainer:
-    """NAF's parameters and the updates that improve them.
+    """A network's parameters and the updates that improve them.
 
-        trainer.observe(new_rows.observation); mirror.extend(new_rows)
+        trainer.observe(new_rows); mirror.extend(new_rows)
         trainer.update_many(mirror, 100)
         trainer.check_finite()          # before anything leaves this process
 
     Nothing in an update waits for the device. What a run of updates does depends on the parameters,
-    the optimiser, the normaliser, the generator and the mirror's cursors alone, neither on how the
-    updates are divided into calls nor on what is measured in between: a checkpoint holds it all.
+    the optimiser, the statistics of observations and rewards, the generator and the mirror's cursors
+    alone, neither on how the updates are divided into calls nor on what is measured in between: a
+    checkpoint holds it all.
 
     Attributes:
         updates: Updates done.
-        network: The online network.
-        target: Flat parameters of the target network.
+        network: Describes the parameters.
+        flat: Parameters of the network [parameters].
+        target: Those of the target network.
+        optimiser: Adam on `flat`.
+        normaliser: Of observations.
+        rewards: Statistics of the rewards.
         generator: Draws the minibatches, and nothing else.
     """
 
-    def __init__(self, config: LearnerConfig, spec: SpaceSpec, seed: int = 0) -> None:
-        """Draw a network for `spec` from `seed`."""
+    def __init__(
+        self, config: LearnerConfig, spec: SpaceSpec, seed: int = 0, ranks: Ranks | None = None
+    ) -> None:
+        """Draw a network for `spec` from `seed`.
+
+        Args:
+            config: How to learn.
+            spec: The spaces of the task.
+            seed: Of the first parameters and the minibatches.
+            ranks: The other processes that share each minibatch with this one.
+
+        Raises:
+            ConfigError: A minibatch cannot be divided among the ranks.
+        """
         self.config = config
         self.spec = spec
         self.device = torch.device(config.device)
-        self.shape = NafShape(
-            spec.observation.size, spec.action.size, tuple(config.hidden_sizes), config.off_diagonal
-        )
-        self.layout = RowLayout(self.shape.nx, self.shape.nu)
-        self.normaliser = Normaliser(self.shape.nx)
+        self.network = make_network(config, spec.observation.size, spec.action.size)
+        self.layout = RowLayout(self.network.nx, self.network.nu)
+        self.normaliser = Normaliser(self.network.nx)
+        self.rewards = RewardStatistics()
         self.updates = 0
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self._metrics_generator = torch.Generator(self.device).manual_seed(_METRICS_SEED)
-        self.network = NafNetwork(self.shape, torch.Generator().manual_seed(seed)).to(self.device)
-        self._flat = self.network.flat.data
-        self.target = self._flat.clone()
-        self._gradient = NafGradient(self.shape, config.batch_size, self._flat, self.target)
-        self.optimiser = Adam(self._flat, self._gradient.flat, config.learning_rate)
-        self._mean = torch.zeros(2 * self.shape.nx, device=self.device)
-        self._scale = torch.ones(2 * self.shape.nx, device=self.device)
-        self._demonstrations = demonstrations_in(config.batch_size, config.demonstration_fraction)
-        block = _UPDATES_PER_GATHER * config.batch_size
-        self._index = torch.empty(block, dtype=torch.int64, device=self.device)
-        self._index_of_update = torch.split(self._index, config.batch_size)
-        self._rows = torch.empty(block, self.layout.width, device=self.device)
+        self.flat = self.network.initial_parameters(torch.Generator().manual_seed(seed)).to(self.device)
+        self.target = self.flat.clone()
+        size = config.batch_size
+        self._ranks, self._part = ranks, ranks.slice(size) if ranks else slice(0, size)
+        rows = self._part.stop - self._part.start
+        self._gradient = make_gradient(self.network, rows, self.flat, self.target, size)
+        self.optimiser = Adam(self.flat, self._gradient.flat, config.learning_rate)
+        self._fused = self._find_fused()
+        self._mean = torch.zeros(2 * self.network.nx, device=self.device)
+        self._scale = torch.ones(2 * self.network.nx, device=self.device)
+        self._reward_scale = 1.0
+        self._bounds = -math.inf, math.inf
+        self.refresh_statistics()
+        self._demonstrations = demonstrations_in(size, config.demonstration_fraction)
+        self._index = torch.empty(_UPDATES_PER_GATHER, size, dtype=torch.int64, device=self.device)
+        depth = config.n_step, _UPDATES_PER_GATHER
+        self._rows = torch.empty(*depth, rows, self.layout.width, device=self.device)
 
-    def observe(self, observation: Array) -> None:
-        """Let the observation normaliser see those of new rows [N, nx]."""
+    def _find_fused(self) -> FusedNaf | None:
+        """The engine that does all of an update in one call, if the config and this machine allow it."""
+        config, network = self.config, self.network
+        if config.engine == "eager" or not isinstance(network, NafShape):
+            return None
+        if self.device.type != "cpu" or self._ranks is not None or config.n_step > 1:
+            return None
+        return fused_engine(network, config.batch_size)
+
+    def observe(self, transitions: Transitions, start: int = 0) -> None:
+        """Let the statistics see observations and rewards of new rows, those before `start` left out."""
         if self.config.normalise_observations:
-            self.normaliser.extend(observation)
-            self.refresh_normaliser()
+            self.normaliser.extend(transitions.observation[start:])
+        self.rewards.extend(transitions.reward[start:])
+        self.refresh_statistics()
 
-    def refresh_normaliser(self) -> None:
-        """Bring the normaliser's numbers to the device."""
-        self._mean.copy_(torch.from_numpy(self.normaliser.mean).repeat(2))
-        self._scale.copy_(torch.from_numpy(self.normaliser.scale).repeat(2))
+    def adopt(self, normaliser: Normaliser, rewards: RewardStatistics) -> None:
+        """Go on with statistics that have seen the new rows already; nobody changes them from now on."""
+        self.normaliser, self.rewards = normaliser, rewards
+        self.refresh_statistics()
+
+    def refresh_statistics(self) -> None:
+        """Bring the numbers of the statistics to the device."""
+        self._mean.view(2, -1).copy_(torch.from_numpy(self.normaliser.mean))
+        self._scale.view(2, -1).copy_(torch.from_numpy(self.normaliser.scale))
+        self._reward_scale = self.rewards.scale(self.config)
+        bounds = self.rewards.target_bounds(self.config)
+        if bounds != self._bounds:
+            self._bounds = bounds
+            self._gradient.bound(*bounds)
 
     def update(self, rows: Tensor) -> None:
         """One gradient step and one target step on raw rows [batch_size, width], as the mirror gives them."""
-        self._step(*self._prepare(rows.clone()))
+        self._step(self._prepare(rows[self._part].clone()))
 
     def update_many(self, mirror: ReplayMirror, updates: int) -> None:
         """Do `updates` updates, each on its own random minibatch; a few of them share one gather.
@@ -91,37 +139,74 @@ class Trainer:
         And each update has its own place in the buffer, because the rounding of a matrix product
         may depend on how its operands lie in memory.
         """
-        size = self.config.batch_size
         while updates > 0:
             place = self.updates % _UPDATES_PER_GATHER
             n = min(updates, _UPDATES_PER_GATHER - place)
-            index = self._index[place * size : (place + n) * size]
-            mirror.draw(self.generator, self._index_of_update[place : place + n], self._demonstrations)
-            rows = self._rows[place * size : (place + n) * size]
-            mirror.gather(index, out=rows)
-            parts = self._prepare(rows)
-            for batch in zip(*(torch.split(part, size) for part in parts), strict=True):
-                self._step(*batch)
+            index = self._index[place : place + n]
+            mirror.draw(self.generator, index.unbind(), self._demonstrations)
+            if self._fused is not None:
+                self._update_fused(self._fused, mirror, index)
+            else:
+                self._update_eagerly(mirror, index[:, self._part], self._rows[:, place : place + n])
             updates -= n
 
-    def _prepare(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Rows to (x, u, reward, discount, next_x); `rows` is overwritten."""
-        layout, nx = self.layout, self.shape.nx
+    def _update_fused(self, fused: FusedNaf, mirror: ReplayMirror, index: Tensor) -> None:
+        config, adam = self.config, self.optimiser
+        fused.update(
+            mirror.rows, index, self._mean, self._scale, self.flat, self.target, adam.first, adam.second,
+            adam.steps, config.learning_rate, config.polyak_tau, config.gamma, self._reward_scale,
+            *self._bounds,
+        )  # fmt: skip
+        adam.steps += len(index)
+        self.updates += len(index)
+
+    def _update_eagerly(self, mirror: ReplayMirror, index: Tensor, rows: Tensor) -> None:
+        """One update for each row of `index` [n, B]; `rows` [n_step, n, B, width] is overwritten."""
+        width, size = self.layout.width, index.shape[1]
+        steps = []
+        for k in range(self.config.n_step):
+            mirror.gather(mirror.after(index.reshape(-1), k), out=rows[k].view(-1, width))
+            parts = self._prepare(rows[k].view(-1, width))
+            steps.append([torch.split(part, size) for part in parts])
+        for i in range(len(index)):
+            batches = [Batch(*(part[i] for part in parts)) for parts in steps]
+            self._step(self._look_ahead(batches))
+
+    def _look_ahead(self, batches: list[Batch]) -> Batch:
+        if len(batches) == 1:
+            return batches[0]
+        assert isinstance(self.network, NafShape), "AlgorithmConfig allows n_step with NAF only"
+        return multistep(self.network, self.target, batches)
+
+    def _prepare(self, rows: Tensor) -> Batch:
+        """Rows [B, width], which are overwritten, as the gradient takes them."""
+        layout, nx = self.layout, self.network.nx
         observations = rows[:, layout.observations]
         observations.sub_(self._mean).mul_(self._scale).clamp_(-OBSERVATION_CLIP, OBSERVATION_CLIP)
-        return (
+        return Batch(
             observations[:, :nx],
             rows[:, layout.action],
-            rows[:, layout.reward] * self.config.reward_scale,
+            rows[:, layout.reward] * self._reward_scale,
             rows[:, layout.bootstrap] * self.config.gamma,
             observations[:, nx:],
         )
 
-    def _step(self, x: Tensor, u: Tensor, reward: Tensor, discount: Tensor, next_x: Tensor) -> None:
-        self._gradient.compute(x, u, reward, discount, next_x)
+    def _step(self, batch: Batch) -> None:
+        self._gradient.compute(*batch)
+        if self._ranks is not None:
+            self._ranks.sum_(self._gradient.flat)
         self.optimiser.step()
-        polyak_update(self.target, self._flat, self.config.polyak_tau)
+        polyak_update(self.target, self.flat, self.config.polyak_tau)
         self.updates += 1
+
+    def policy_parameters(self) -> Array:
+        """The layers of μ, W [out, in] in C order then b [out] of each, and of L, as robots get them."""
+        flat = self.flat.to("cpu", torch.float32)
+        tensors = [part for layer in self.network.policy_layers(flat) for part in layer]
+        if self.config.exploration == "precision":
+            assert isinstance(self.network, NafShape)
+            tensors += self.network.factor_parameters(flat)
+        return torch.cat([tensor.reshape(-1) for tensor in tensors]).numpy().astype("<f4")
 
     def check_finite(self) -> None:
         """Wait for the device and make sure that the parameters are finite.
@@ -129,32 +214,63 @@ class Trainer:
         Raises:
             DivergedError: They are not; what to look at is in the text.
         """
-        if not bool(torch.isfinite(self._flat).all()):
+        if not bool(torch.isfinite(self.flat).all()):
             raise DivergedError(
                 f"the network's parameters are no longer finite after {self.updates} updates; "
-                "lower learner.learning_rate or learner.reward_scale and look at learner/td_loss, "
+                "lower learner.learning_rate or the scale of rewards and look at learner/td_loss, "
                 "learner/v_mean and learner/mu_saturation before this point"
             )
 
-    @torch.no_grad()
     def metrics(self, mirror: ReplayMirror) -> dict[str, float]:
-        """Numbers that show how training goes, of one fresh minibatch; waits for the device.
+        """Numbers that show how training goes, of one fresh minibatch; waits for the device."""
+        return self.measure(self.sample(mirror))
 
-        `learner/mu_saturation` near 1 (tanh at its ends) and `learner/diag_l_median` at a bound are
-        the two ways in which NAF fails silently.
-        """
-        x, u, reward, discount, next_x = self._prepare(
-            mirror.sample(self._metrics_generator, self.config.batch_size, self._demonstrations)
-        )
-        naf = self.network(x)
-        self._gradient.compute(x, u, reward, discount, next_x)
-        td_error = self._gradient.td_error
+    def sample(self, mirror: ReplayMirror) -> Tensor:
+        """A minibatch for `measure`; drawing it changes nothing of what updates draw [batch_size, width]."""
+        return mirror.sample(self._metrics_generator, self.config.batch_size, self._demonstrations)
+
+    @torch.no_grad()
+    def measure(self, rows: Tensor) -> dict[str, float]:
+        """What `metrics` says, of raw rows [batch_size, width], which are overwritten."""
+        batch = self._prepare(rows[self._part])
+        with torch.enable_grad():
+            self._gradient.compute(*batch)
         values: dict[str, Any] = {
-            "learner/td_loss": 0.5 * td_error.square().sum(dim=1).mean(),
-            "learner/q_mean": (naf.V[:, 0] + advantage(u, naf.mu, naf.L)).mean(),
-            "learner/v_mean": naf.V.mean(),
-            "learner/mu_saturation": (naf.mu.abs() > 0.99).float().mean(),
-            "learner/diag_l_median": naf.L.diagonal(dim1=1, dim2=2).median(),
-            "learner/gradient_norm": self._gradient.flat.norm(),
+            "td_loss": 0.5 * self._gradient.td_error.square().sum(dim=1).mean(),
+            "gradient_norm": self._gradient.flat.norm(),
+            "reward_scale": self._reward_scale,
+            **self.network.measure(self.flat, batch.x, batch.u),
         }
-        return {key: float(value) for key, value in values.items()}
+        return {f"learner/{key}": float(value) for key, value in values.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds besides `facts`, by the names it has there; the tensors themselves."""
+        return {
+            "network": self.flat,
+            "target": self.target,
+            "adam_first": self.optimiser.first,
+            "adam_second": self.optimiser.second,
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """The numbers that a checkpoint holds besides `tensors` and the generator."""
+        return {
+            "updates": self.updates,
+            "optimiser_steps": self.optimiser.steps,
+            "normaliser": self.normaliser.state(),
+            "rewards": self.rewards.state(),
+        }
+
+    def load(self, facts: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+        """Continue from `facts()` and `tensors()`, which must be of the same network."""
+        for name, tensor in self.tensors().items():
+            tensor.copy_(torch.from_numpy(tensors[name]))
+        self.load_facts(facts)
+
+    def load_facts(self, facts: dict[str, Any]) -> None:
+        """Take up `facts()`; the tensors have come in another way."""
+        self.updates = int(facts["updates"])
+        self.optimiser.steps = int(facts["optimiser_steps"])
+        self.normaliser.load_state(facts["normaliser"])
+        self.rewards.load_state(facts["rewards"])
+        self.refresh_statistics()

@@ -80,6 +80,7 @@ class Actor:
         action = policy.mean_action(observation).astype(np.float64)
         if not self._evaluating:
             std = scale * policy.exploration_std
-            noise = self._exploration.sample(std, policy.exploration_correlation)
+            factor = policy.precision_factor()
+            noise = self._exploration.sample(std, policy.exploration_correlation, factor)
             action = np.clip(action + noise, -1.0, 1.0)
         return action, policy.version

@@ -59,7 +59,8 @@ class ControlLoop:
                               if loop.take_service_call(): …                     # loop.service_done(…) later
 
     Each `evaluate_every`-th episode is noise-free, with the policy that was newest at its start
-    (0: none is, 1: all are).
+    (0: none is, 1: all are). Before each episode and its reset, the robot waits as long as `learner_behind`
+    says for whom.
 
     Attributes:
         phase: What the robot does.
@@ -84,11 +85,13 @@ class ControlLoop:
         *,
         evaluate_every: int = 0,
         exploration_scale: float = 1.0,
+        learner_behind: Callable[[], str] = lambda: "",
         dry_run: bool = False,
     ) -> None:
         self._robot, self._task, self._kinematics = robot, task, kinematics
         self._recorder, self._rng, self._evaluate_every = recorder, rng, evaluate_every
         self.exploration_scale = exploration_scale
+        self._learner_behind = learner_behind
         self._max_velocity = np.array(robot.limits.max_joint_velocity_rad_s)
         self._dt = 1.0 / robot.control_rate_hz
         self._episode_ticks = max(1, round(task.episode_s * robot.control_rate_hz))
@@ -300,7 +303,8 @@ class ControlLoop:
         success = episode.complete(state, observation)
         if success is not None:
             self._finish(episode, success)
-            self._tick_reset(state, steady_s, person)
+            if self.phase == "resetting":
+                self._tick_reset(state, steady_s, person)
             return
         old = self._actor.too_old(steady_s)
         if old and self._robot.watchdogs.policy_age.action == "latch":
@@ -367,6 +371,8 @@ class ControlLoop:
             self.note = "for the first policy"
         elif old := self._actor.too_old(steady_s):
             self.note = old
+        elif behind := self._learner_behind():
+            self.note = behind
         else:
             self._begin_reset()
 
@@ -384,6 +390,9 @@ class ControlLoop:
         self._odd_steps, self._odd_steps_told_s = 0, steady_s
 
     def _begin_reset(self) -> None:
+        if behind := self._learner_behind():
+            self._enter("waiting", behind)
+            return
         self._reset.begin()
         self._enter("resetting", self._reset.note)
 

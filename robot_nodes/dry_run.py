@@ -64,6 +64,9 @@ class RandomPolicy(NumpyPolicy):
         """Random, whatever the observation [nu]."""
         return self._rng.uniform(-1.0, 1.0, self._size).astype(np.float32)
 
+    def precision_factor(self) -> None:
+        """None: it needs no noise."""
+
 
 class DryRun:
     """Looks at the robot after each tick, and gives it a policy while there is none.

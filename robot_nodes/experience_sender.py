@@ -84,6 +84,7 @@ class ExperienceSender:
         self._closing = threading.Event()
         self._deadline_s = self._seal_deadline_s = float("inf")
         self._thread = threading.Thread(target=self._run, name="experience-sender", daemon=True)
+        self.stored_cursor = 0  # of the server's log, after the newest row of this start that it has stored
         self.refusal = ""  # why the server will not have this robot; empty when it will
         self.refused_rows = ""  # why it will not have the oldest rows: the robot must stop until it does
 
@@ -257,6 +258,8 @@ class ExperienceSender:
             case Welcome():
                 self._on_welcome(message)
             case Ack(robot_id=self._robot_id):
+                if message.boot_id == self._boot_id:  # first: who sees the rows stored sees where
+                    self.stored_cursor = message.cursor
                 self._note_progress(self._delivery.acknowledge(message))
             case FleetCommand():
                 self._on_command(message)
@@ -292,6 +295,7 @@ class ExperienceSender:
         if again:
             logger.info("connected to replay server %s, run %s", self._endpoint, message.run_id)
         self._server_boot_id, self.refusal, self._hello_unanswered = message.server_boot_id, "", False
+        self.stored_cursor = message.cursor
         self._note_progress(self._delivery.welcome(message, again=again))
 
     def _refuse(self, text: str, refusal: str) -> None:

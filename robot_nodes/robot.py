@@ -128,6 +128,7 @@ class Robot:
                 np.random.default_rng(seed),
                 evaluate_every=fleet.evaluate_every,
                 exploration_scale=exploration_scale,
+                learner_behind=self._uplink.learner_behind,
                 dry_run=dry_run,
             )
             if restarts and config.sim is None:

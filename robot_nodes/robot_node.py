@@ -78,7 +78,8 @@ class RobotNode(LifecycleNode):
         self._fleet, self._robot_id, self._dry_run = fleet, robot_id, dry_run
         self._spool_dir = RunFolder(run_dir).spool
         self._rate_hz = entry.robot.control_rate_hz
-        self._settings = RobotParameters(self, entry.robot, entry.exploration_scale, self._explore)
+        scale = fleet.exploration_scale(robot_id)
+        self._settings = RobotParameters(self, entry.robot, scale, self._explore)
         self._state_topics = StateTopics(self, robot_id)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(_DIAGNOSTICS_PERIOD_S, self._diagnose, clock=steady)

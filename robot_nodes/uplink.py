@@ -70,6 +70,7 @@ class FleetUplink:
             credentials=credentials,
         )
         self.policies = PolicyReceiver(fleet.learner.policy_endpoint, spec, credentials)
+        self._synchronous = fleet.learner.synchronous
 
     def start(self) -> None:
         """Begin to send and to hear, once the heartbeat has something to say."""
@@ -81,6 +82,18 @@ class FleetUplink:
     def blocked(self) -> str:
         """Why the robot must not take another step; empty when it may."""
         return self._sender.blocked
+
+    def learner_behind(self) -> str:
+        """For whom the next episode must wait where updates are synchronous; empty when it may begin."""
+        newest = self.policies.newest
+        if not self._synchronous or newest is None:
+            return ""
+        if missing := self.recorder.rows_produced - self._sender.acked_rows:
+            return f"for the replay server (learner.synchronous): {missing} rows are not stored yet"
+        learned, stored = newest.policy.learned_rows, self._sender.stored_cursor
+        if learned < stored:
+            return f"for the learner (learner.synchronous): it has learned from {learned} of {stored} rows"
+        return ""
 
     @property
     def spool_full(self) -> str:
@@ -149,6 +162,10 @@ class DryUplink:
     def start(self) -> None:
         """Begin to hear."""
         self.policies.start()
+
+    def learner_behind(self) -> str:
+        """Nothing it does is learned from, so there is nothing to wait for."""
+        return ""
 
     @property
     def stats(self) -> dict[str, Any]:

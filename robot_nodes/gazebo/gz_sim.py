@@ -21,7 +21,7 @@ from xml.etree.ElementTree import Element
 import yaml
 
 from fleet.config import FleetConfig, RobotEntry
-from fleet.scene_config import HANDLE_JOINT, HINGE_JOINT
+from fleet.scene_config import HANDLE_JOINT, HINGE_JOINT, NO_OBJECT_IN_GAZEBO
 from fleet.sim_config import SimConfig
 from robot_nodes.gazebo import sdf
 from robot_nodes.gazebo.gazebo_error import GazeboError
@@ -119,6 +119,8 @@ def check(fleet: FleetConfig) -> None:
     Raises:
         GazeboError: With what to change.
     """
+    if fleet.task.scene is not None and fleet.task.scene.object is not None:
+        raise GazeboError(NO_OBJECT_IN_GAZEBO)
     first = _sim(fleet.robots[0])
     for entry in fleet.robots:
         sim = _sim(entry)

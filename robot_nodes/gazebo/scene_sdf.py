@@ -50,7 +50,7 @@ def scene_models(scene: SceneConfig, name: str, base: pin.SE3, fixed: int, movin
 
 def touches(scene: SceneConfig | None) -> bool:
     """Whether anything in the scene can be touched."""
-    return scene is not None and (scene.door is not None or any(box.solid for box in scene.boxes))
+    return scene is not None and scene.is_solid
 
 
 def lowest_m(scene: SceneConfig | None) -> float:

@@ -2,6 +2,7 @@
 
     <robot_id>/joint_states        ◀── SimulatedArm ◀── <robot_id>/<topics.command>, or <sim.effort_command>
     <robot_id>/<door.joint_states> ◀──┤            ◀── <robot_id>/reset_arm, reset_scene
+    <robot_id>/<object.pose>       ◀──┤
     <robot_id>/clock               ◀──┘
 
 Each robot has its own clock, so each can run as fast as its own machine allows: a node of this robot is
@@ -17,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -89,6 +91,10 @@ class ArmTopics(Node):
         if scene is not None and scene.door is not None:
             self._door = _JointStates([HINGE_JOINT, HANDLE_JOINT])
             self._door_publisher = self._publisher(JointState, scene.door.joint_states)
+        self._object: PoseStamped | None = None
+        if scene is not None and scene.object is not None:
+            self._object = PoseStamped()  # never turned: a new message's quaternion is (0, 0, 0, 1)
+            self._object_publisher = self._publisher(PoseStamped, scene.object.pose)
         self._subscription = self.create_subscription(
             Float64MultiArray,
             config.topics.command if sim.command_interface == "velocity" else sim.effort_command,
@@ -118,6 +124,11 @@ class ArmTopics(Node):
         if self._door is not None:
             self._door.fill(stamp, arm.scene_q, arm.scene_qd)
             self._door_publisher.publish(self._door.message)
+        if self._object is not None:
+            self._object.header.stamp.sec, self._object.header.stamp.nanosec = stamp
+            position = self._object.pose.position
+            position.x, position.y, position.z = arm.scene_q.tolist()
+            self._object_publisher.publish(self._object)
         self._clock_message.clock.sec, self._clock_message.clock.nanosec = stamp
         self._clock_publisher.publish(self._clock_message)
 
@@ -162,7 +173,8 @@ class ArmTopics(Node):
         def reset(arm: SimulatedArm) -> str:
             arm.reset_scene()
             joints = zip(arm.scene_joints, arm.scene_q.tolist(), strict=True)
-            told = ", ".join(f"{name} {round(q, 4) + 0.0} rad" for name, q in joints)
+            unit = "rad" if self._object is None else "m"
+            told = ", ".join(f"{name} {round(q, 4) + 0.0} {unit}" for name, q in joints)
             return f"scene as at first: {told or 'nothing in it moves'}"
 
         return self._answer(response, reset)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fleet.robot_config import RobotConfig
-from fleet.scene_config import HANDLE_JOINT, HINGE_JOINT, SceneConfig
-from robot_nodes.sim.mujoco_scene import MujocoDoor, add_scene
+from fleet.scene_config import SceneConfig
+from robot_nodes.sim.mujoco_contacts import STIFF
+from robot_nodes.sim.mujoco_scene import add_scene, scene_part
 
 Array = NDArray[np.float64]
 
@@ -20,7 +21,9 @@ Array = NDArray[np.float64]
 # this stiff would chatter against them, and the guard's acceleration limit keeps below them on average.
 # Only an arm that can touch something has them, or it would press with tons; its gain reaches them at
 # FULL_EFFORT_RAD_S, which does not chatter with any inertia above effort × timestep / (2 FULL_EFFORT_RAD_S).
+# A weak joint, such as a gripper's, has a small rotor and little friction, or it would lag behind.
 FULL_EFFORT_RAD_S = 1.0
+WEAK_NM = 60.0
 SERVO_GAIN_NMS_RAD = 1000.0
 ARMATURE_KGM2 = 0.1  # the motors' rotors, seen through their gears
 DAMPING_NMS_RAD = 1.0
@@ -43,7 +46,7 @@ class MujocoArm:
 
         Args:
             config: Robot with a `sim` group.
-            rng: Where `reset()` without a position draws its offsets; none: home exactly.
+            rng: Where `reset()` without a position, and the scene, draw offsets; none: no offsets.
             scene: What stands around it; none: nothing.
 
         Raises:
@@ -60,9 +63,8 @@ class MujocoArm:
         self._position_index = self.model.jnt_qposadr[ids]
         self._velocity_index = self.model.jnt_dofadr[ids]
         self._tool = self.model.body(config.tool_link).id
-        door = scene.door if scene is not None else None
-        self._door = MujocoDoor(door, self.model, self.data) if door is not None else None
-        self.scene_joints: tuple[str, ...] = (HINGE_JOINT, HANDLE_JOINT) if door is not None else ()
+        self._scene = scene_part(scene, self.model, self.data, rng)
+        self.scene_joints: tuple[str, ...] = self._scene.joints if self._scene is not None else ()
         self._steps = 0
         self.reset(config.reset.home_rad)
 
@@ -83,13 +85,13 @@ class MujocoArm:
 
     @property
     def scene_q(self) -> Array:
-        """Positions of the scene's joints [ns] (rad)."""
-        return np.zeros(0) if self._door is None else self.data.qpos[self._door.position_index]
+        """Positions of the scene's joints [ns] (rad, or m where they slide)."""
+        return np.zeros(0) if self._scene is None else self.data.qpos[self._scene.position_index]
 
     @property
     def scene_qd(self) -> Array:
-        """Velocities of the scene's joints [ns] (rad/s)."""
-        return np.zeros(0) if self._door is None else self.data.qvel[self._door.velocity_index]
+        """Velocities of the scene's joints [ns] (rad/s, or m/s where they slide)."""
+        return np.zeros(0) if self._scene is None else self.data.qvel[self._scene.velocity_index]
 
     @property
     def time_ns(self) -> int:
@@ -115,14 +117,14 @@ class MujocoArm:
         steps = round(seconds * 1e9 / self._timestep_ns)
         if steps < 1:
             raise ValueError(f"step of {seconds} s is shorter than the timestep {self._timestep_ns * 1e-9} s")
-        if self._door is None:
+        if self._scene is None:
             mujoco.mj_step(self.model, self.data, nstep=steps)
         else:
-            self._door.step(steps)
+            self._scene.step(steps)
         self._steps += steps
 
     def reset(self, q: ArrayLike | None = None) -> None:
-        """Put the arm at rest at q [nq] (rad), or at its home offset by `randomise_rad`; the door is closed.
+        """Put the arm at rest at q [nq] (rad), or at home offset by `randomise_rad`; the scene as at first.
 
         An extra of simulation, for tests and in-process training: a fleet resets by motion.
         """
@@ -133,13 +135,22 @@ class MujocoArm:
                 q = q + self._rng.uniform(-reset.randomise_rad, reset.randomise_rad, len(q))
         mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[self._position_index] = q
-        mujoco.mj_forward(self.model, self.data)
+        self._place_followers()
+        self.reset_scene()
 
     def reset_scene(self) -> None:
-        """Close the door. The arm stays where it is."""
-        if self._door is not None:
-            self._door.close()
-            mujoco.mj_forward(self.model, self.data)
+        """Close the door, hang up the object anew. The arm stays where it is."""
+        if self._scene is not None:
+            self._scene.reset()
+        mujoco.mj_forward(self.model, self.data)
+
+    def _place_followers(self) -> None:
+        """Put joints that mimic another (URDF) where that one says: MuJoCo would make them snap there."""
+        for follower, leader, (offset, factor) in zip(
+            self.model.eq_obj1id, self.model.eq_obj2id, self.model.eq_data[:, :2], strict=True
+        ):
+            start = self.data.qpos[self.model.jnt_qposadr[leader]]
+            self.data.qpos[self.model.jnt_qposadr[follower]] = offset + factor * start
 
     def close(self) -> None:
         """Nothing to free: the physics are in this process."""
@@ -149,7 +160,7 @@ def _compile(config: RobotConfig, timestep_s: float, scene: SceneConfig | None) 
     """The URDF with a velocity servo on each joint, in its scene."""
     if not isinstance(config.urdf, Path):
         raise ValueError(f"{config.name}: simulation needs a URDF file, not topic {config.urdf.topic}")
-    touches = scene is not None and (scene.door is not None or any(box.solid for box in scene.boxes))
+    touches = scene is not None and scene.is_solid
     try:
         spec = mujoco.MjSpec.from_string(_primitives(config.urdf, collisions=touches))
     except (OSError, ValueError, ElementTree.ParseError) as error:
@@ -158,13 +169,14 @@ def _compile(config: RobotConfig, timestep_s: float, scene: SceneConfig | None) 
     for name in config.joints:
         if name not in joints:
             raise ValueError(f"{config.urdf}: no moving joint {name!r}; it has: {', '.join(joints)}")
-        joints[name].armature = ARMATURE_KGM2
-        joints[name].damping[0] = DAMPING_NMS_RAD
-        gain, effort = SERVO_GAIN_NMS_RAD, joints[name].actfrcrange[1]
+        gain, effort, weakness = SERVO_GAIN_NMS_RAD, joints[name].actfrcrange[1], 1.0
         if touches and effort > 0.0:
             gain = min(gain, effort / FULL_EFFORT_RAD_S)
+            weakness = min(1.0, effort / WEAK_NM)
         else:
             joints[name].actfrclimited = mujoco.mjtLimited.mjLIMITED_FALSE
+        joints[name].armature = weakness * ARMATURE_KGM2
+        joints[name].damping[0] = weakness * DAMPING_NMS_RAD
         actuator = spec.add_actuator(name=name, target=name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
         actuator.set_to_velocity(kv=gain)
     bodies = {body.name: body for body in spec.bodies}
@@ -172,6 +184,8 @@ def _compile(config: RobotConfig, timestep_s: float, scene: SceneConfig | None) 
         raise ValueError(f"{config.urdf}: no link {config.tool_link!r}; it has: {', '.join(bodies)}")
     for body in spec.bodies:
         body.gravcomp = 1.0
+    for mimic in spec.equalities:
+        mimic.solref = STIFF
     spec.option.timestep = timestep_s
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST  # a stiff servo stays stable
     if scene is not None:

@@ -1,4 +1,4 @@
-"""A scene in MuJoCo, as `fleet/scene_config.py` has it: boxes, a door, and a fingertip on the robot."""
+"""A scene in MuJoCo, as `fleet/scene_config.py` has it: boxes, a door or an object, the robot's fingertip."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fleet.scene_config import HANDLE_JOINT, HINGE_JOINT, LATCHED_BELOW_RAD, Door, SceneConfig
+from robot_nodes.sim.mujoco_contacts import STIFF, touch
+from robot_nodes.sim.mujoco_object import MujocoObject, add_object
 from robot_nodes.tasks.door_geometry import DoorGeometry
 
 Array = NDArray[np.float64]
 
-_STIFF = (0.005, 1.0)  # time constant (s) and damping ratio of contacts and stops
 _BOX_RGBA, _DOOR_RGBA, _LEVER_RGBA = (0.80, 0.80, 0.78, 1.0), (0.62, 0.46, 0.32, 1.0), (0.2, 0.2, 0.2, 1.0)
 
 
@@ -47,10 +48,30 @@ def add_scene(spec: Any, scene: SceneConfig, tool_link: str) -> None:
             quat=_yaw(box.yaw_rad),
             size=[0.5 * length for length in box.size_m],
             rgba=_BOX_RGBA,
-            **_touch(scene, box.solid),
+            **touch(scene, box.solid),
         )
     if scene.door is not None:
         _add_door(spec, scene, scene.door)
+    if scene.object is not None:
+        add_object(spec, scene, scene.object)
+
+
+def scene_part(
+    scene: SceneConfig | None, model: mujoco.MjModel, data: mujoco.MjData, rng: np.random.Generator | None
+) -> MujocoDoor | MujocoObject | None:
+    """What moves in a scene, found in the compiled model; None: nothing does.
+
+    Args:
+        scene: What has been added.
+        model: With it.
+        data: Its state.
+        rng: Where starts are drawn from; None: the middle of where they may be.
+    """
+    if scene is None:
+        return None
+    if scene.object is not None:
+        return MujocoObject(scene.object, model, data, rng)
+    return MujocoDoor(scene.door, model, data) if scene.door is not None else None
 
 
 def _add_door(spec: Any, scene: SceneConfig, door: Door) -> None:
@@ -71,7 +92,7 @@ def _add_door(spec: Any, scene: SceneConfig, door: Door) -> None:
         size=0.5 * geometry.panel_size,
         mass=door.mass_kg,
         rgba=_DOOR_RGBA,
-        **_touch(scene, True),
+        **touch(scene, True),
     )
     lever = panel.add_body(name="door_lever", pos=geometry.lever_start - geometry.foot, gravcomp=1.0)
     lever.add_joint(
@@ -90,19 +111,8 @@ def _add_door(spec: Any, scene: SceneConfig, door: Door) -> None:
             size=[handle.radius_m, 0, 0],
             mass=handle.mass_kg if name == "door_lever" else 0.0,
             rgba=_LEVER_RGBA,
-            **_touch(scene, True),
+            **touch(scene, True),
         )
-
-
-def _touch(scene: SceneConfig, solid: bool) -> dict[str, Any]:
-    """What a geom of the scene touches, and how; its own say, not the robot's."""
-    return {
-        "contype": 0,
-        "conaffinity": int(solid),
-        "priority": 1,
-        "friction": [scene.friction, 0.005, 0.0001],
-        "solref": _STIFF,
-    }
 
 
 def _stops(max_angle_rad: float) -> dict[str, Any]:
@@ -110,7 +120,7 @@ def _stops(max_angle_rad: float) -> dict[str, Any]:
         "type": mujoco.mjtJoint.mjJNT_HINGE,
         "limited": mujoco.mjtLimited.mjLIMITED_TRUE,
         "range": [0.0, max_angle_rad],
-        "solref_limit": _STIFF,
+        "solref_limit": STIFF,
     }
 
 
@@ -122,13 +132,16 @@ class MujocoDoor:
     """The door's part of a compiled model.
 
     Attributes:
+        joints: Names of hinge and handle.
         position_index: Where hinge and handle are in qpos [2].
         velocity_index: Where they are in qvel [2].
     """
 
+    joints = (HINGE_JOINT, HANDLE_JOINT)
+
     def __init__(self, door: Door, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         self._model, self._data = model, data
-        ids = [model.joint(name).id for name in (HINGE_JOINT, HANDLE_JOINT)]
+        ids = [model.joint(name).id for name in self.joints]
         self.position_index, self.velocity_index = model.jnt_qposadr[ids], model.jnt_dofadr[ids]
         self._hinge, self._handle = (int(i) for i in self.position_index)
         self._upper_stop = model.jnt_range[ids[0], 1:]  # a view: writing moves the hinge's stop
@@ -145,7 +158,7 @@ class MujocoDoor:
             stop[0] = 0.0 if latched else self._max_angle
             mujoco.mj_step(self._model, self._data)
 
-    def close(self) -> None:
+    def reset(self) -> None:
         """Shut the door and let go of its lever, at rest."""
         self._data.qpos[self.position_index] = 0.0
         self._data.qvel[self.velocity_index] = 0.0

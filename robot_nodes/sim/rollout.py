@@ -14,7 +14,7 @@ import numpy as np
 
 from fleet.config import ConfigError, FleetConfig
 from fleet.messages import PolicyMessage, TransitionBatch
-from fleet.robot_config import JointStateSensor
+from fleet.scene_config import OBJECT_JOINTS
 from robot_nodes.actor import NewestPolicy
 from robot_nodes.batch_former import BatchFormer
 from robot_nodes.control_loop import ControlLoop
@@ -69,8 +69,19 @@ class Rollout:
         *,
         on_batch: Callable[[TransitionBatch], None] = lambda batch: None,
         explore: bool = False,
+        batch_rows: int = 64,
     ) -> None:
         """Put a policy in charge of an arm.
+
+        Args:
+            fleet: With the robot and the task.
+            robot_id: Which robot.
+            message: The policy.
+            seed: Of homes, goals and exploration.
+            arm: Where it acts.
+            on_batch: Gets the transitions, as a replay server would.
+            explore: Add the policy's noise, scaled as the fleet says for this robot.
+            batch_rows: Most transitions of one batch.
 
         Raises:
             ConfigError: The robot has sensors that are not of its scene.
@@ -89,7 +100,7 @@ class Rollout:
         self._on_batch = on_batch
         self._arm = arm
         sizes = task.spec.observation.size, task.spec.action.size
-        former = BatchFormer(robot_id, "rollout", task.spec.hash, *sizes, emit=self._collect)
+        former = BatchFormer(robot_id, "rollout", task.spec.hash, *sizes, self._collect, batch_rows)
         self._loop = ControlLoop(
             self._robot,
             task,
@@ -98,6 +109,7 @@ class Rollout:
             lambda: self._policy,
             np.random.default_rng(seed),
             evaluate_every=0 if explore else 1,
+            exploration_scale=fleet.exploration_scale(robot_id),
         )
         self._nq = len(entry.robot.joints)
         self._scene: list[np.ndarray] = []
@@ -116,44 +128,63 @@ class Rollout:
         Raises:
             RolloutError: The robot went into a fault.
         """
-        self._batches.clear()
-        self._scene.clear()
-        period_s = 1.0 / self._robot.control_rate_hz
-        while not (self._batches and self._batches[-1].end):
-            reading = JointReading(self._arm.q, self._arm.qd, self._arm.time_ns)
-            self._scene.append(self._arm.scene_q)
-            command = self._loop.tick(reading, self._policy.received_s, self._sensors())
-            if self._loop.phase == "fault":
-                raise RolloutError(self._loop.note)
-            if self._loop.take_service_call():
-                self._arm.reset_scene()
-                self._loop.service_done(True, "")
-            self._arm.command(command)
-            self._arm.step(period_s)
-        last, rows = self._batches[-1], sum(batch.rows for batch in self._batches)
+        while (result := self.tick()) is None:
+            pass
+        return result
+
+    def tick(self) -> EpisodeResult | None:
+        """One control period; the episode that ended at its start, if one did.
+
+        Raises:
+            RolloutError: The robot went into a fault.
+        """
+        reading = JointReading(self._arm.q, self._arm.qd, self._arm.time_ns)
+        self._scene.append(self._arm.scene_q)
+        command = self._loop.tick(reading, self._policy.received_s, self._sensors())
+        if self._loop.phase == "fault":
+            raise RolloutError(self._loop.note)
+        if self._loop.take_service_call():
+            self._arm.reset_scene()
+            self._loop.service_done(True, "")
+        self._arm.command(command)
+        self._arm.step(1.0 / self._robot.control_rate_hz)
+        return self._result() if self._batches and self._batches[-1].end else None
+
+    def _result(self) -> EpisodeResult:
+        batches, scene = self._batches, self._scene
+        self._batches, self._scene = [], []
+        last, rows = batches[-1], sum(batch.rows for batch in batches)
         return EpisodeResult(
             success=last.success,
             metrics=dict(last.metrics),
             rows=rows,
-            joints=np.concatenate([batch.observation[:, : self._nq] for batch in self._batches]),
-            scene=np.array(self._scene[-1 - rows : -1]),  # the newest tick is the next episode's
+            joints=np.concatenate([batch.observation[:, : self._nq] for batch in batches]),
+            scene=np.array(scene[-1 - rows : -1]),  # the newest tick is the next episode's
         )
 
     def _sensors(self) -> np.ndarray:
         """Values of the extra sensors [ns], out of the message that the scene's topic would have."""
-        arm = self._arm
-        message = SimpleNamespace(
-            name=arm.scene_joints, position=arm.scene_q, velocity=arm.scene_qd, effort=()
-        )
+        message = _scene_message(self._arm)
         return np.concatenate([np.zeros(0), *(sensor_values(s, message) for s in self._robot.sensors)])
 
 
+def _scene_message(arm: SimulatedArm) -> SimpleNamespace:
+    """What ArmTopics publishes of the scene: a PoseStamped of an object, the JointState of a door."""
+    if arm.scene_joints == OBJECT_JOINTS:
+        x, y, z = arm.scene_q
+        upright = SimpleNamespace(x=0.0, y=0.0, z=0.0, w=1.0)
+        return SimpleNamespace(
+            pose=SimpleNamespace(position=SimpleNamespace(x=x, y=y, z=z), orientation=upright)
+        )
+    return SimpleNamespace(name=arm.scene_joints, position=arm.scene_q, velocity=arm.scene_qd, effort=())
+
+
 def _check_sensors(fleet: FleetConfig, robot_id: str) -> None:
-    door = fleet.task.scene.door if fleet.task.scene is not None else None
+    topics = fleet.task.scene.topics if fleet.task.scene is not None else {}
     others = [
         sensor.name
         for sensor in fleet.entry(robot_id).robot.sensors
-        if door is None or sensor.topic != door.joint_states or not isinstance(sensor, JointStateSensor)
+        if topics.get(sensor.topic) != sensor.type
     ]
     if others:
         raise ConfigError(

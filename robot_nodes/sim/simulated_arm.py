@@ -21,7 +21,7 @@ class SimulatedArm(Protocol):
     Arrays [nq] are in the order of the config's `joints`, arrays [ns] in that of `scene_joints`.
 
     Attributes:
-        scene_joints: Names of the scene's moving joints: those of a door, or none.
+        scene_joints: Names of the scene's moving joints: those of a door or of an object, or none.
     """
 
     scene_joints: tuple[str, ...]
@@ -40,11 +40,11 @@ class SimulatedArm(Protocol):
 
     @property
     def scene_q(self) -> Array:
-        """Positions of the scene's joints [ns] (rad)."""
+        """Positions of the scene's joints [ns] (rad, or m where they slide)."""
 
     @property
     def scene_qd(self) -> Array:
-        """Velocities of the scene's joints [ns] (rad/s)."""
+        """Velocities of the scene's joints [ns] (rad/s, or m/s where they slide)."""
 
     @property
     def time_ns(self) -> int:
@@ -60,7 +60,7 @@ class SimulatedArm(Protocol):
         """Put the arm at rest at q [nq] (rad), or near home, and the scene as it is at first."""
 
     def reset_scene(self) -> None:
-        """Put the scene as it is at first: the door closed. The arm stays where it is."""
+        """Put the scene as it is at first: the door closed, the object hung up. The arm stays."""
 
     def close(self) -> None:
         """Free what the simulator holds; can be called twice."""

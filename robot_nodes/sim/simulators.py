@@ -9,6 +9,7 @@ import numpy as np
 
 from fleet.config import ConfigError, FleetConfig
 from fleet.robot_config import RobotConfig
+from fleet.scene_config import NO_OBJECT_IN_GAZEBO
 from fleet.sim_config import Simulator
 from robot_nodes.sim.mujoco_arm import MujocoArm
 from robot_nodes.sim.simulated_arm import SimulatedArm
@@ -30,7 +31,7 @@ def simulated_arm(
         simulator: None: the one in the robot's config.
 
     Raises:
-        ConfigError: There is no such robot, or it is real hardware.
+        ConfigError: There is no such robot, it is real hardware, or its scene is not for Gazebo.
         GazeboError: There is no Gazebo on this machine, or it does not start.
     """
     robot, simulator = fleet.entry(robot_id).robot, simulator or own_simulator(fleet, robot_id)
@@ -45,6 +46,8 @@ def simulated_arm(
     if simulator == "mujoco":
         yield MujocoArm(robot, rng, fleet.task.scene)
         return
+    if fleet.task.scene is not None and fleet.task.scene.object is not None:
+        raise ConfigError(NO_OBJECT_IN_GAZEBO)
     # Only here: who stays in MuJoCo needs nothing of Gazebo.
     from robot_nodes.gazebo.private_gazebo import PrivateGazebo
 

@@ -8,7 +8,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fleet.config import FleetConfig, ReachTaskConfig
+from fleet.config import DoorTaskConfig, FleetConfig, ReachTaskConfig
+from fleet.pick_place_config import PickPlaceTaskConfig
 from fleet.spaces import SpaceSpec
 from robot_nodes.tasks.shared_arm import SharedArm, shared_sensors
 
@@ -75,13 +76,19 @@ def make_task(fleet: FleetConfig, robot_id: str) -> Task:
         ConfigError: The fleet has no such robot, or the task cannot be done.
     """
     from robot_nodes.tasks.door import DoorTask
+    from robot_nodes.tasks.pick_place import PickPlaceTask
     from robot_nodes.tasks.reach import ReachTask
     from robot_nodes.tasks.sensed import SensedTask
 
     fleet.entry(robot_id)
     robots = [entry.robot for entry in fleet.robots]
     arm, sensors, config = SharedArm.of(robots), shared_sensors(robots), fleet.task
-    task: Task = (
-        ReachTask(config, arm) if isinstance(config, ReachTaskConfig) else DoorTask(config, arm, sensors)
-    )
+    task: Task
+    match config:
+        case ReachTaskConfig():
+            task = ReachTask(config, arm)
+        case DoorTaskConfig():
+            task = DoorTask(config, arm, sensors)
+        case PickPlaceTaskConfig():
+            task = PickPlaceTask(config, arm, sensors)
     return SensedTask(task, sensors) if sensors else task

@@ -356,6 +356,13 @@ def test_a_missing_field_is_named_and_one_with_a_default_may_be_missing() -> Non
     assert isinstance(decoded, TransitionBatch) and decoded.success is False
 
 
+def test_a_policy_file_of_before_layer_norm_and_precision_noise_is_read() -> None:
+    new = dict.fromkeys(("layer_norm", "residual", "noise", "diagonal", "off_diagonal"), ...)
+    decoded = decode(reheader(policy(), **new))
+    assert isinstance(decoded, PolicyMessage) and decoded.parameters.tolist() == [1.0] * 5
+    assert (decoded.layer_norm, decoded.residual, decoded.noise) == (False, False, "gaussian")
+
+
 def test_a_whole_number_may_stand_for_a_float() -> None:
     frame = reheader(policy(), exploration_std=1)
     decoded = decode(frame)

@@ -238,6 +238,32 @@ def test_overrides_win_over_the_files(sim2: Path) -> None:
     assert fleet.replay_server.samples_per_insert == 8.0
 
 
+@pytest.mark.parametrize(
+    ("robots", "factors"), [(1, [1.0]), (2, [1 / 8, 8]), (3, [1 / 8, 1, 8]), (4, [1 / 8, 1 / 2, 2, 8])]
+)
+def test_the_exploration_ladder_has_a_step_for_each_robot(
+    sim2: Path, robots: int, factors: list[float]
+) -> None:
+    ids = [f"robot{i + 1}" for i in range(robots)]
+    fleet = load_fleet(sim2, [f"robots={ids}"])
+    assert [fleet.exploration_scale(robot_id) for robot_id in ids] == [1.0] * robots
+    fleet = load_fleet(
+        sim2, [f"robots={ids}", "learner.exploration_ladder=8", "robots.0.exploration_scale=0.5"]
+    )
+    scales = [fleet.exploration_scale(robot_id) for robot_id in ids]
+    assert scales == pytest.approx([0.5 * factors[0], *factors[1:]])
+    with pytest.raises(ConfigError, match="no robot 'robot9'"):
+        fleet.exploration_scale("robot9")
+
+
+def test_precision_noise_needs_a_precision(sim2: Path) -> None:
+    assert load_fleet(sim2, ["learner.exploration=precision"]).learner.exploration == "precision"
+    for line, reason in (("algorithm=ddpg", "of algorithm ddpg"), ("linear_mean=true", "with linear_mean")):
+        text = error_of(sim2, "learner.exploration=precision", f"learner.{line}")
+        assert f"precision needs P, which robots {reason} lack" in text
+    assert "greater than or equal to 1" in error_of(sim2, "learner.exploration_ladder=0.5")
+
+
 def test_an_override_for_one_robot_leaves_those_of_a_shared_config_alone(sim2: Path, edit: Edit) -> None:
     robot = yaml.safe_load((sim2.parent / "../robots/generic7_sim.yaml").read_text())
     edit("fleets/sim2.yaml", lambda fleet: fleet.update(robot=robot))

@@ -17,7 +17,7 @@ from fleet.config import FleetConfig, LearnerConfig, ReplayServerConfig
 from fleet.messages import Ack, Hello, Message, TailReply, TransitionBatch, Transitions, Welcome
 from fleet.sockets import Context, connect_dealer
 from fleet.spaces import Space, SpaceSpec
-from learner.learner import run_learner
+from learner.process import run_learner
 from replay_server.server import run_replay_server
 
 NX, NU = 3, 2

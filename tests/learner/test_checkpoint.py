@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from fleet.algorithm_config import PRESETS
 from fleet.codec import encode
 from fleet.config import LearnerConfig
 from fleet.messages import Transitions
@@ -45,7 +46,7 @@ def mirror(make_rows: Callable[..., Transitions]) -> ReplayMirror:
 @pytest.fixture
 def trainer(spec: SpaceSpec, mirror: ReplayMirror, make_rows: Callable[..., Transitions]) -> Trainer:
     trainer = Trainer(CONFIG, spec, seed=1)
-    trainer.observe(make_rows(60).observation)
+    trainer.observe(make_rows(60))
     trainer.update_many(mirror, 20)
     return trainer
 
@@ -54,18 +55,38 @@ def save(folder: Path, trainer: Trainer, keep: int = 3, progress: Progress = PRO
     return save_checkpoint(folder, trainer, progress, policy_message(trainer, "run", 12, 0.3, 5), keep)
 
 
+@pytest.mark.parametrize("algorithm", sorted(PRESETS))
 def test_training_goes_on_bit_for_bit(
-    tmp_path: Path, trainer: Trainer, mirror: ReplayMirror, spec: SpaceSpec
+    algorithm: str,
+    tmp_path: Path,
+    mirror: ReplayMirror,
+    spec: SpaceSpec,
+    make_rows: Callable[..., Transitions],
 ) -> None:
+    config = LearnerConfig(algorithm=algorithm, hidden_sizes=[8, 8], batch_size=16, clip_targets=True)
+    trainer, other = Trainer(config, spec, seed=1), Trainer(config, spec, seed=99)
+    trainer.observe(make_rows(60))
+    trainer.update_many(mirror, 20)
     path = save(tmp_path, trainer)
-    other = Trainer(CONFIG, spec, seed=99)
     assert load_checkpoint(path, other, "run") == PROGRESS
     for each in (trainer, other):
         each.update_many(mirror, 15)
     assert other.updates == trainer.updates == 35
-    assert torch.equal(other.network.flat, trainer.network.flat)
+    assert torch.equal(other.flat, trainer.flat)
     assert torch.equal(other.target, trainer.target)
     assert other.normaliser.state() == trainer.normaliser.state()
+    assert other.rewards == trainer.rewards
+
+
+def test_the_target_of_another_algorithm_is_refused(
+    tmp_path: Path, trainer: Trainer, spec: SpaceSpec
+) -> None:
+    path = save(tmp_path, trainer)
+    other = Trainer(LearnerConfig(algorithm="ddpg", hidden_sizes=[8, 8], batch_size=16), spec)
+    with pytest.raises(
+        WrongCheckpointError, match=r"another network: .*kind is naf there, ddpg in this config"
+    ):
+        load_checkpoint(path, other, "run")
 
 
 def test_the_policy_beside_it_is_the_published_one(tmp_path: Path, trainer: Trainer) -> None:
@@ -118,7 +139,7 @@ def test_a_damaged_checkpoint_is_an_error_and_changes_nothing(
 ) -> None:
     path = save(tmp_path, trainer)
     trainer.update_many(mirror, 3)
-    before = trainer.network.flat.detach().clone()
+    before = trainer.flat.clone()
     for name in (POLICY_FILE, STATE_FILE):
         whole = (path / name).read_bytes()
         (path / name).write_bytes(whole[: len(whole) // 2])
@@ -128,7 +149,7 @@ def test_a_damaged_checkpoint_is_an_error_and_changes_nothing(
     with pytest.raises(CheckpointError, match=r"5/manifest\.json: cannot be read: No such file"):
         load_checkpoint(tmp_path / "5", trainer, "run")
     assert trainer.updates == 23
-    assert torch.equal(trainer.network.flat, before)
+    assert torch.equal(trainer.flat, before)
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, trainer: Trainer, spec: SpaceSpec) -> None:
@@ -136,13 +157,13 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, trainer: Trai
     with pytest.raises(WrongCheckpointError, match="is of run 'run', the replay server serves run 'run2'"):
         load_checkpoint(path, trainer, "run2")
     wider = Trainer(CONFIG.model_copy(update={"hidden_sizes": [9, 8]}), spec)
-    with pytest.raises(WrongCheckpointError, match=r"is \(\[8, 8\], .* there and \(\[9, 8\]"):
+    with pytest.raises(WrongCheckpointError, match=r"hidden_sizes is \[8, 8\] there, \[9, 8\] in this"):
         load_checkpoint(path, wider, "run")
     other_spec = SpaceSpec(spec.action, spec.observation)
     with pytest.raises(WrongCheckpointError, match="other spaces: observation has 2 dimensions here and 3"):
         load_checkpoint(path, Trainer(CONFIG, other_spec), "run")
     write_sealed(tmp_path / "1", {}, {"format": 99})
-    with pytest.raises(WrongCheckpointError, match="format 99, this program reads 2"):
+    with pytest.raises(WrongCheckpointError, match="format 99, this program reads 3"):
         load_checkpoint(tmp_path / "1", trainer, "run")
 
 
@@ -162,7 +183,7 @@ def test_pickled_code_is_not_run(tmp_path: Path, trainer: Trainer) -> None:
 
     file = io.BytesIO()
     np.savez(file, facts=np.array([Bomb()], dtype=object))
-    write_sealed(tmp_path / "1", {STATE_FILE: file.getvalue()}, {"format": 2, "run_id": "run"})
+    write_sealed(tmp_path / "1", {STATE_FILE: file.getvalue()}, {"format": 3, "run_id": "run"})
     with pytest.raises(WrongCheckpointError, match="is not of this program"):
         load_checkpoint(tmp_path / "1", trainer, "run")
     assert not (tmp_path / "boom").exists()

@@ -19,7 +19,7 @@ from fleet.messages import PolicyMessage
 from fleet.run_folder import RunFolder
 from fleet.sockets import AddressInUseError, Context, connect_policy_subscriber
 from learner.checkpoint import list_checkpoints
-from learner.learner import run_learner
+from learner.process import run_learner
 from replay_server.client import ReplayClient
 from robot_nodes.policy_file import read_policy, run_policy_file
 

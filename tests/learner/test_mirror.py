@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fleet.config import ConfigError
 from fleet.messages import Transitions
 from learner.mirror import ReplayMirror
 
@@ -95,11 +98,21 @@ def test_a_jump_of_the_log_is_followed(
     assert held_rewards(mirror) == list(held)
 
 
-def test_memory_grows_with_the_rows(make_rows: MakeRows) -> None:
-    mirror = ReplayMirror(3, 2, capacity=1_000_000)
+def test_rows_that_have_not_come_take_up_no_memory(make_rows: MakeRows) -> None:
+    before = resident_bytes()
+    mirror = ReplayMirror(3, 2, capacity=50_000_000)
     mirror.extend(make_rows(5000))
-    assert len(mirror._rows) < 20_000
     assert held_rewards(mirror)[-1] == 4999
+    assert resident_bytes() - before < 2e8 < 50_000_000 * 4 * mirror.layout.width
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_more_rows_than_memory_are_a_config_error() -> None:
+    with pytest.raises(ConfigError, match=r"capacity_rows 1000000000000000: 40000000\.0 GB .* lower it"):
+        ReplayMirror(3, 2, capacity=10**15)
 
 
 def test_wrong_sizes_and_an_empty_mirror_are_errors(make_rows: MakeRows) -> None:

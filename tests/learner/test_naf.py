@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,20 +13,19 @@ from hypothesis import strategies as st
 
 from learner.naf import (
     Naf,
-    NafNetwork,
     NafShape,
     advantage,
+    evaluate,
     lower_triangular,
+    lower_triangular_of,
     naf_loss,
-    policy_layer_sizes,
-    policy_layers,
     polyak_update,
-    positive_diagonal,
     q_value,
     td_target,
 )
 
 # L Lᵀ = [[4, 2], [2, 10]]; d = u − μ = (0.5, −1): dᵀ P d = 4·.25 + 2·2·(−.5) + 10 = 9, A = −4.5
+approx = pytest.approx
 L = torch.tensor([[[2.0, 0.0], [1.0, 3.0]]])
 U = torch.tensor([[0.6, -0.8]])
 MU = torch.tensor([[0.1, 0.2]])
@@ -45,9 +45,25 @@ def test_lower_triangular_places_the_entries_row_by_row() -> None:
     assert made[0].tolist() == [[1.0, 0.0, 0.0], [4.0, 2.0, 0.0], [5.0, 6.0, 3.0]]
 
 
-def test_diagonal_is_bounded_and_one_at_zero() -> None:
-    d = positive_diagonal(torch.tensor([-1e9, 0.0, 1e9]))
-    assert d.tolist() == [pytest.approx(1 / math.e), 1.0, pytest.approx(math.e)]
+def test_kinds_of_diagonal() -> None:
+    """Bounded is 1 at 0 and in (1/e, e); scaled is that, row by row, times e^s; exp is unbounded."""
+    d, o, none = torch.tensor([[-1e9, 0.0, 1.0]]), torch.tensor([[1e9, -1e9, 0.5]]), torch.zeros(0)
+    t = math.tanh(0.5)
+    bounded = lower_triangular_of(d, o, "bounded", none)
+    e = math.exp(math.tanh(1.0))
+    assert bounded[0].tolist() == [
+        approx([1 / math.e, 0, 0]),
+        approx([1, 1, 0]),
+        approx([-1, t, e]),
+    ]
+    scaled = lower_triangular_of(d, o, "scaled", torch.tensor([0.0, math.log(2), math.log(10)]))
+    assert scaled[0].tolist() == [
+        approx([1 / math.e, 0, 0]),
+        approx([2, 2, 0]),
+        approx([-10, 10 * t, 10 * e]),
+    ]
+    published = lower_triangular_of(torch.tensor([[-1.0, 2.0]]), torch.tensor([[7.0]]), "exp", none)
+    assert published[0].tolist() == [approx([math.exp(-1), 0]), approx([7, math.exp(2)])]
 
 
 @pytest.mark.parametrize(
@@ -70,10 +86,10 @@ def test_loss_by_hand() -> None:
 
 def test_loss_of_a_network_against_numpy() -> None:
     shape = NafShape(nx=3, nu=2, hidden_sizes=(5,), off_diagonal=True)
-    network = NafNetwork(shape, torch.Generator().manual_seed(1))
+    parameters = shape.initial_parameters(torch.Generator().manual_seed(1))
     rng = np.random.default_rng(0)
     x, u, y = rng.normal(size=(4, 3)), rng.uniform(-1, 1, (4, 2)), rng.normal(size=4)
-    flat = network.flat.detach().double().numpy()
+    flat = parameters.double().numpy()
     W1, b1, rest = flat[:15].reshape(5, 3), flat[15:20], flat[20:]
     W2, b2 = rest[:35].reshape(7, 5), rest[35:]  # head: V1 V2 | m1 m2 | d1 d2 | o21
     assert len(b2) == 7
@@ -85,7 +101,8 @@ def test_loss_of_a_network_against_numpy() -> None:
         a = -0.5 * d @ (lower @ lower.T) @ d
         expected += 0.5 * ((z[0] + a - y[i]) ** 2 + (z[1] + a - y[i]) ** 2) / 4
     tensors = [torch.tensor(array, dtype=torch.float32) for array in (x, u, y)]
-    assert naf_loss(network(tensors[0]), tensors[1], tensors[2]).item() == pytest.approx(expected, rel=1e-5)
+    naf = evaluate(shape, parameters, tensors[0])
+    assert naf_loss(naf, tensors[1], tensors[2]).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_polyak_numbers() -> None:
@@ -96,29 +113,68 @@ def test_polyak_numbers() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**31 - 1), off_diagonal=st.booleans(), nu=st.integers(1, 7))
-def test_q_is_v_at_mu_never_above_and_p_positive_definite(seed: int, off_diagonal: bool, nu: int) -> None:
-    shape = NafShape(nx=4, nu=nu, hidden_sizes=(8, 8), off_diagonal=off_diagonal)
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    nu=st.integers(1, 7),
+    network=st.fixed_dictionaries(
+        {},
+        optional={
+            "off_diagonal": st.booleans(),
+            "values": st.integers(1, 3),
+            "diagonal": st.sampled_from(["bounded", "scaled"]),
+            "layer_norm": st.booleans(),
+            "residual": st.booleans(),
+            "linear_mean": st.booleans(),
+        },
+    ),
+)
+def test_q_is_v_at_mu_never_above_and_p_positive_definite(
+    seed: int, nu: int, network: dict[str, Any]
+) -> None:
+    shape = NafShape(nx=4, nu=nu, hidden_sizes=(8, 8), **network)
     generator = torch.Generator().manual_seed(seed)
-    network = NafNetwork(shape, generator)
-    with torch.no_grad():  # far from the quiet initial head: heads of any size must hold
-        network.flat.mul_(10.0)
-        naf = network(10.0 * torch.randn(16, 4, generator=generator))
-        u = 2.0 * torch.rand(16, nu, generator=generator) - 1.0
-        assert torch.equal(q_value(naf.V, naf.mu, naf.mu, naf.L), naf.V)
-        assert (q_value(naf.V, u, naf.mu, naf.L) <= naf.V).all()
-        assert (naf.mu.abs() <= 1.0).all()
-        P = naf.L.double() @ naf.L.double().mT
-        assert (torch.linalg.eigvalsh(P) > 0).all()
+    flat = shape.initial_parameters(generator)
+    flat.mul_(10.0)  # far from the quiet initial head: heads of any size must hold
+    naf = evaluate(shape, flat, 10.0 * torch.randn(16, 4, generator=generator))
+    u = 2.0 * torch.rand(16, nu, generator=generator) - 1.0
+    assert torch.equal(q_value(naf.V, naf.mu, naf.mu, naf.L), naf.V)
+    assert (q_value(naf.V, u, naf.mu, naf.L) <= naf.V).all()
+    assert (naf.mu.abs() <= 1.0).all()
+    P = naf.L.double() @ naf.L.double().mT
+    assert (torch.linalg.eigvalsh(P) > 0).all()
 
 
 def test_policy_layers_compute_mu_alone() -> None:
-    shape = NafShape(nx=3, nu=2, hidden_sizes=(6, 5), off_diagonal=True)
-    network = NafNetwork(shape, torch.Generator().manual_seed(3))
-    x = torch.randn(7, 3)
-    h = x
-    *hidden, (W, b) = policy_layers(shape, network.flat)
+    shape = NafShape(nx=3, nu=2, hidden_sizes=(6, 5), off_diagonal=True, values=3)
+    flat = shape.initial_parameters(torch.Generator().manual_seed(3))
+    h = x = torch.randn(7, 3)
+    *hidden, (W, b) = shape.policy_layers(flat)
     for weight, bias in hidden:
         h = torch.relu(h @ weight.T + bias)
-    assert torch.allclose(torch.tanh(h @ W.T + b), network(x).mu, atol=1e-6)
-    assert policy_layer_sizes(shape) == [3, 6, 5, 2]
+    assert torch.allclose(torch.tanh(h @ W.T + b), evaluate(shape, flat, x).mu, atol=1e-6)
+    assert shape.policy_layer_sizes == [3, 6, 5, 2]
+
+
+def test_a_linear_mean_is_linear_in_the_observation() -> None:
+    shape = NafShape(nx=3, nu=2, hidden_sizes=(6, 5), linear_mean=True)
+    flat = shape.initial_parameters(torch.Generator().manual_seed(3))
+    x = torch.randn(7, 3)
+    ((K, k),) = shape.policy_layers(flat)
+    assert torch.allclose(torch.tanh(x @ K.T + k), evaluate(shape, flat, x).mu, atol=1e-6)
+    assert shape.policy_layer_sizes == [3, 2]
+
+
+def test_layer_norm_and_residual_by_hand() -> None:
+    """One layer of two units, W = I, b = 0: z = (3, 1) is normalised to (1, −1), ReLU gives (1, 0)."""
+    x = torch.tensor([[3.0, 1.0]])
+    for network, expected in (
+        ({"layer_norm": True}, [1.0, 0.0]),
+        ({"residual": True}, [6.0, 2.0]),
+        ({"layer_norm": True, "residual": True}, [4.0, 1.0]),
+    ):
+        shape = NafShape(nx=2, nu=1, hidden_sizes=(2,), values=2, **network)
+        flat = torch.zeros(shape.parameters)
+        (W, _), (head, _) = shape.layers(flat)
+        W.copy_(torch.eye(2))
+        head[:2] = torch.eye(2)  # the two values show the hidden layer
+        assert evaluate(shape, flat, x).V[0].tolist() == pytest.approx(expected, abs=1e-4)

@@ -49,6 +49,19 @@ def test_message_holds_what_a_robot_needs(spec: SpaceSpec) -> None:
     NumpyPolicy.from_message(message, spec)
 
 
+def test_message_says_how_the_network_is_built(spec: SpaceSpec) -> None:
+    changes = {
+        "layer_norm": True, "residual": True, "exploration": "precision",
+        "diagonal": "scaled", "off_diagonal": True,
+    }  # fmt: skip
+    message = policy_message(Trainer(CONFIG.model_copy(update=changes), spec), "run", 0, 0.2, 0)
+    assert (message.layer_norm, message.residual) == (True, True)
+    assert (message.noise, message.diagonal, message.off_diagonal) == ("precision", "scaled", True)
+    assert message.layer_sizes == [3, 8, 8, 2]
+    # μ, then two diagonals and one entry below them, then two log_scale
+    assert len(message.parameters) == 4 * 8 + 9 * 8 + 9 * 2 + 9 * 3 + 2
+
+
 def test_every_late_subscriber_gets_the_last_policy(
     spec: SpaceSpec, context: Context, free_endpoint: str, wait_until: WaitUntil
 ) -> None:
@@ -97,6 +110,6 @@ def test_the_last_policy_is_repeated_as_it_was(
 def test_a_policy_that_is_not_finite_is_never_made(spec: SpaceSpec) -> None:
     trainer = Trainer(CONFIG, spec)
     with torch.no_grad():
-        trainer.network.flat[5] = float("nan")
+        trainer.flat[5] = float("nan")
     with pytest.raises(DivergedError, match="policy 9 is not finite after 0 updates: not published"):
         policy_message(trainer, "run", 9, 0.1, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -17,14 +18,15 @@ import pytest
 import torch
 import zmq
 
-import learner.learner as learner_module
+import learner.log_tail as log_tail_module
 from fleet.config import FleetConfig
 from fleet.messages import TailReply
 from fleet.run_folder import RunFolder
 from fleet.sockets import bind_policy_publisher
 from fleet.spaces import SpaceSpec
 from learner.checkpoint import STATE_FILE, WrongCheckpointError, list_checkpoints
-from learner.learner import Learner, run_learner
+from learner.learner import Learner
+from learner.process import run_learner
 from learner.publisher import PolicyPublisher
 from learner.replay_link import ReplayLink
 from learner.sealed_folder import read_sealed
@@ -59,8 +61,8 @@ class Runs:
 
     def end(self, learner: Learner) -> None:
         """As `Learner.run` does on the way out."""
+        learner.courier.close()
         learner.save()
-        learner._curves.close()
 
     def close(self) -> None:
         for client in self._clients:
@@ -68,23 +70,37 @@ class Runs:
         self._publisher.close()
 
 
+def pull(learner: Learner) -> None:
+    """What the courier's thread does, and what the thread of the updates then does, in one."""
+    learner.courier.pull(math.inf)
+    learner.take_rows()
+
+
+def tend(learner: Learner, now: float) -> None:
+    for _ in range(2):  # it asks for a snapshot, and uses it
+        learner.courier.tend(now)
+        learner.show()
+    learner.courier.tend(now)
+
+
 def train_to_the_end(learner: Learner, disturb: bool) -> None:
     deadline = time.monotonic() + 20
     while not learner._complete:
         assert time.monotonic() < deadline, "the log was not read within 20 s"
-        learner.pull()
+        pull(learner)
         assert not learner.train() or learner._complete, "updates on a part of the rows"
+    now = time.monotonic()
     while learner.train():
         if disturb:
-            learner.log_metrics(time.monotonic())
-            learner.publish()
-            learner.pull()
+            now += 1.0
+            tend(learner, now)
+            pull(learner)
 
 
 def assert_equal(one: Learner, other: Learner) -> None:
     mine, theirs = one.trainer, other.trainer
     assert mine.updates == theirs.updates
-    assert torch.equal(mine.network.flat, theirs.network.flat)
+    assert torch.equal(mine.flat, theirs.flat)
     assert torch.equal(mine.target, theirs.target)
     assert mine.optimiser.steps == theirs.optimiser.steps
     assert torch.equal(mine.optimiser.first, theirs.optimiser.first)
@@ -142,7 +158,7 @@ def test_stopped_before_it_had_read_the_log(
     runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twice: in the second start the checkpoint is ahead of the mirror when it is saved again."""
-    monkeypatch.setattr(learner_module, "_TAIL_ROWS", 48)
+    monkeypatch.setattr(log_tail_module, "TAIL_ROWS", 48)
     whole = runs.begin("whole", HALF)
     train_to_the_end(whole, disturb=False)
     runs.end(whole)
@@ -152,7 +168,7 @@ def test_stopped_before_it_had_read_the_log(
         while replies:
             assert time.monotonic() < deadline, "no rows within 20 s"
             before = part.mirror.cursor
-            part.pull()
+            pull(part)
             replies -= part.mirror.cursor > before
         assert not part.train()
         runs.end(part)
@@ -176,7 +192,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     train_to_the_end(more, disturb=False)
     runs.end(more)
     newest = list_checkpoints(folder)[-1]
-    versions = more._versions.last
+    versions = more.courier._versions.last
     state = bytearray((newest / STATE_FILE).read_bytes())
     state[len(state) // 2] ^= 1
     (newest / STATE_FILE).write_bytes(state)
@@ -191,21 +207,20 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     train_to_the_end(again, disturb=False)
     runs.end(again)
     assert_equal(again, more)
-    assert again._versions.last > versions
+    assert again.courier._versions.last > versions
 
 
 @pytest.mark.usefixtures("filled_server")
 def test_checkpoints_of_another_run_or_network_are_refused(runs: Runs, tmp_path: Path) -> None:
     learner = runs.begin("run", 1)
-    learner._link.run_id = "run0"
-    learner._policy = None
+    learner.courier._link.run_id = "run0"
     runs.end(learner)
     with pytest.raises(WrongCheckpointError, match=r"is of run 'run0', the replay server serves run 'run1'"):
         runs.begin("run", 1)
     runs.end(runs.begin("other", 1))
     learner_config = runs.config.learner.model_copy(update={"hidden_sizes": [9]})
     runs.config = runs.config.model_copy(update={"learner": learner_config})
-    with pytest.raises(WrongCheckpointError, match=r"is \(\[8, 8\], False\) there and \(\[9\], False\)"):
+    with pytest.raises(WrongCheckpointError, match=r"hidden_sizes is \[8, 8\] there, \[9\] in this"):
         runs.begin("other", 1)
     assert len(list_checkpoints(tmp_path / "other" / "checkpoints")) == 1
 
@@ -235,21 +250,21 @@ def test_a_server_that_lost_rows_is_followed_and_its_new_rows_are_seen(
     scripted: Callable[..., Learner], make_reply: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     learner = scripted([make_reply(0, 70, 90), make_reply(70, 90, 90)])
-    learner.pull()
+    pull(learner)
     assert not learner.train(), "70 of 90 rows are not the log"
-    learner.pull()
+    pull(learner)
     assert learner.train()
     learner.save()
     assert not caplog.text
     for start in (learner, scripted([make_reply(0, 40, 40)])):  # alive, or started again
-        start._link.replies = start._link.replies or [make_reply(40, 40, 40)]
-        start.pull()
+        start.courier._link.replies = start.courier._link.replies or [make_reply(40, 40, 40)]
+        pull(start)
         assert "came back with 40 rows, 90 were read before" in caplog.text
         assert (start.mirror.cursor, len(start.mirror), start.trainer.normaliser.count) == (40, 40, 90)
-        start._link.replies = [make_reply(40, 45, 45)]
-        start.pull()
+        start.courier._link.replies = [make_reply(40, 45, 45)]
+        pull(start)
         assert (start.mirror.cursor, len(start.mirror), start.trainer.normaliser.count) == (45, 45, 95)
-        assert start._link.asked[-1] == 40
+        assert start.courier._link.asked[-1] == 40
         caplog.clear()
 
 
@@ -261,23 +276,23 @@ def test_a_full_disk_is_reported_and_training_goes_on(
     learner = scripted([make_reply(0, 90, 90)])
     for path in blocked:
         path.touch()
-    learner.pull()
+    pull(learner)
     for now in (1e9, 2e9):
         assert learner.train()
-        learner.tend(now)
+        tend(learner, now)
         for text in ("no new policy: its version cannot be written down", "cannot write the curves"):
             assert text in caplog.text
     for path in blocked:
         path.unlink()
-    learner.tend(3e9)
+    tend(learner, 3e9)
     assert len(list_checkpoints(tmp_path / "checkpoints")) == 1
     assert list((tmp_path / "tensorboard").glob("events.*"))
     blocked[0].rename(tmp_path / "kept")
     blocked[0].touch()
     assert learner.train()
-    learner.tend(4e9)
+    tend(learner, 4e9)
     assert "cannot write the checkpoint" in caplog.text
-    learner._curves.close()
+    learner.courier.close()
 
 
 PROCESS = """
@@ -285,7 +300,7 @@ import json, sys, threading
 from pathlib import Path
 from fleet.config import FleetConfig, LearnerConfig, ReplayServerConfig
 from fleet.ready import stop_on_signals
-from learner.learner import run_learner
+from learner.process import run_learner
 learner, server, run = json.loads(sys.argv[1])
 config = FleetConfig.model_construct(
     name="test", seed=4, learner=LearnerConfig(**learner), replay_server=ReplayServerConfig(**server)

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from fleet.algorithm_config import PRESETS
 from fleet.config import LearnerConfig
 from fleet.messages import Transitions
 from fleet.spaces import SpaceSpec
 from learner.mirror import ReplayMirror
-from learner.naf import NafNetwork, naf_loss, td_target
+from learner.naf import NafShape, evaluate, naf_loss, td_target
+from learner.publisher import policy_message
 from learner.trainer import DivergedError, Trainer
+from robot_nodes.policy import NumpyPolicy
 
 MakeRows = Callable[..., Transitions]
 CONFIG = LearnerConfig(
@@ -23,25 +26,26 @@ def test_one_update_is_adam_on_the_loss_and_a_polyak_step(spec: SpaceSpec, make_
     trainer, mirror = Trainer(CONFIG, spec, seed=5), ReplayMirror(3, 2, 100)
     rows = make_rows(16)
     mirror.extend(rows)
-    trainer.observe(rows.observation)
+    trainer.observe(rows)
     batch = mirror.sample(torch.Generator().manual_seed(0), 16)
 
-    reference = NafNetwork(trainer.shape)
-    reference.load_state_dict(trainer.network.state_dict())
-    target = trainer.target.clone()
-    adam = torch.optim.Adam(reference.parameters(), lr=1e-2)
+    shape = trainer.network
+    assert isinstance(shape, NafShape)
+    reference, target = trainer.flat.clone().requires_grad_(), trainer.target.clone()
+    adam = torch.optim.Adam([reference], lr=1e-2)
     mean = torch.from_numpy(rows.observation.mean(axis=0))
     std = torch.from_numpy(rows.observation.std(axis=0))
     x, next_x = ((batch[:, s] - mean) / std for s in (slice(0, 3), slice(3, 6)))
     with torch.no_grad():
         terminated = batch[:, trainer.layout.bootstrap] == 0
-        y = td_target(batch[:, trainer.layout.reward] * 0.1, terminated, reference(next_x).V.amin(1), 0.5)
-    naf_loss(reference(x), batch[:, trainer.layout.action], y).backward()
+        next_value = evaluate(shape, target, next_x).V.amin(1)
+        y = td_target(batch[:, trainer.layout.reward] * 0.1, terminated, next_value, 0.5)
+    naf_loss(evaluate(shape, reference, x), batch[:, trainer.layout.action], y).backward()
     adam.step()
 
     trainer.update(batch)
-    torch.testing.assert_close(trainer.network.flat.data, reference.flat.data, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(trainer.target, target + 0.25 * (trainer.network.flat.data - target))
+    torch.testing.assert_close(trainer.flat, reference.detach(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(trainer.target, target + 0.25 * (trainer.flat - target))
     assert trainer.updates == 1
 
 
@@ -50,19 +54,21 @@ def test_q_mean_is_the_value_and_the_advantage(spec: SpaceSpec, make_rows: MakeR
     trainer, mirror = Trainer(CONFIG, spec), ReplayMirror(3, 2, 100)
     rows = Transitions(**vars(make_rows(16)) | {"action": np.tile(np.array([0.6, -0.8], "f4"), (16, 1))})
     mirror.extend(rows)
-    for flat, values in ((trainer.network.flat.data, (2.0, 5.0)), (trainer.target, (3.0, 4.0))):
+    for flat, values in ((trainer.flat, (2.0, 5.0)), (trainer.target, (3.0, 4.0))):
         flat.zero_()
-        trainer.shape.layers(flat)[-1][1][:2] = torch.tensor(values)
+        trainer.network.layers(flat)[-1][1][:2] = torch.tensor(values)
     metrics = trainer.metrics(mirror)
     assert metrics["learner/q_mean"] == pytest.approx(1.5)
     assert metrics["learner/v_mean"] == pytest.approx(3.5)
 
 
-def test_learns_a_one_step_task(spec: SpaceSpec) -> None:
+@pytest.mark.parametrize("engine", ["auto", "eager"])
+@pytest.mark.parametrize("algorithm", sorted(PRESETS))
+def test_every_preset_learns_a_one_step_task(algorithm: str, engine: str, spec: SpaceSpec) -> None:
     """Reward −(u − x)² and every step terminal: μ(x) must become x."""
     rng = np.random.default_rng(0)
     n = 4000
-    x, u = rng.uniform(-0.8, 0.8, (n, 3)).astype("f4"), rng.uniform(-1, 1, (n, 2)).astype("f4")
+    x, u = rng.uniform(-0.6, 0.6, (n, 3)).astype("f4"), rng.uniform(-1, 1, (n, 2)).astype("f4")
     no, yes = np.zeros(n, bool), np.ones(n, bool)
     rows = Transitions(
         observation=x,
@@ -77,19 +83,17 @@ def test_learns_a_one_step_task(spec: SpaceSpec) -> None:
         policy_version=np.zeros(n, "i8"),
         stamp_ns=np.zeros(n, "i8"),
     )
-    config = CONFIG.model_copy(update={"learning_rate": 3e-3, "batch_size": 64, "reward_scale": 1.0})
+    config = LearnerConfig(algorithm=algorithm, engine=engine, hidden_sizes=[32, 32], learning_rate=3e-3)
     trainer, mirror = Trainer(config, spec), ReplayMirror(3, 2, n)
     mirror.extend(rows)
-    trainer.observe(rows.observation)
-    trainer.update_many(mirror, 2000)
-    normalised = (torch.from_numpy(x[:200]) - trainer._mean[:3]) * trainer._scale[:3]
-    with torch.no_grad():
-        error = (trainer.network(normalised).mu - torch.from_numpy(x[:200, :2])).abs().mean()
-    assert error < 0.06
+    trainer.observe(rows)
+    trainer.update_many(mirror, 1500)
+    policy = NumpyPolicy.from_message(policy_message(trainer, "run", 0, 0.0, 0), spec)
+    error = np.mean([np.abs(policy.mean_action(row) - row[:2]).mean() for row in x[:200]])
+    assert error < (0.12 if algorithm == "ddpg" else 0.08)
     metrics = trainer.metrics(mirror)
-    assert metrics["learner/td_loss"] < 0.02
+    assert metrics["learner/td_loss"] < 0.05
     assert metrics["learner/mu_saturation"] < 0.05
-    assert 1 / np.e < metrics["learner/diag_l_median"] < np.e
 
 
 def test_the_same_seed_gives_the_same_parameters(spec: SpaceSpec, make_rows: MakeRows) -> None:
@@ -97,10 +101,10 @@ def test_the_same_seed_gives_the_same_parameters(spec: SpaceSpec, make_rows: Mak
     for _ in range(2):
         trainer, mirror = Trainer(CONFIG, spec, seed=3), ReplayMirror(3, 2, 100)
         mirror.extend(make_rows(50))
-        trainer.observe(make_rows(50).observation)
+        trainer.observe(make_rows(50))
         trainer.update_many(mirror, 37)
         assert trainer.updates == 37
-        results.append(trainer.network.flat.detach().clone())
+        results.append(trainer.flat.clone())
     assert torch.equal(*results)
 
 
@@ -114,7 +118,7 @@ def test_calls_and_measurements_do_not_change_what_updates_do(
     for pieces in ([100], [1, 2, 13, 16, 17, 31, 20]):
         trainer, mirror = Trainer(config, spec, seed=3), ReplayMirror(3, 2, 100)
         mirror.extend(Transitions(**vars(make_rows(50)) | {"intervened": np.arange(50) % 7 == 0}))
-        trainer.observe(make_rows(50).observation)
+        trainer.observe(make_rows(50))
         for updates in pieces:
             trainer.update_many(mirror, updates)
             if len(pieces) > 1:
@@ -122,7 +126,7 @@ def test_calls_and_measurements_do_not_change_what_updates_do(
         trainers.append(trainer)
     whole, divided = trainers
     assert whole.updates == divided.updates == 100
-    assert torch.equal(whole.network.flat, divided.network.flat)
+    assert torch.equal(whole.flat, divided.flat)
     assert torch.equal(whole.target, divided.target)
     assert torch.equal(whole.generator.get_state(), divided.generator.get_state())
 
@@ -138,7 +142,7 @@ def test_a_share_of_each_minibatch_is_demonstrated(
     trainer, mirror = Trainer(config, spec), ReplayMirror(3, 2, 100)
     mirror.extend(Transitions(**vars(make_rows(50)) | columns))
     trainer.update_many(mirror, 3)
-    assert bool(torch.isfinite(trainer.network.flat).all()) == finite
+    assert bool(torch.isfinite(trainer.flat).all()) == finite
     assert np.isfinite(trainer.metrics(mirror)["learner/td_loss"]) == finite
 
 
@@ -149,7 +153,7 @@ def test_before_the_first_demonstration_all_rows_are_drawn(spec: SpaceSpec, make
         trainer, mirror = Trainer(config, spec), ReplayMirror(3, 2, 100)
         mirror.extend(make_rows(50))
         trainer.update_many(mirror, 5)
-        flat.append(trainer.network.flat.detach())
+        flat.append(trainer.flat)
     assert torch.equal(*flat)
 
 

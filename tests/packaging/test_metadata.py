@@ -93,6 +93,7 @@ print(repr({key: getattr(options, key) for key in keys}))
     options = ast.literal_eval(done.stdout)
     assert options["python_requires"] == ">=3.10"
     assert options["package_data"]["robot_nodes.gazebo"] == ["plugin/*.cc"]
+    assert options["package_data"]["learner.fused"] == ["*.cc"]
     installed = dict(options["data_files"])
     assert installed["share/ament_index/resource_index/packages"] == ["resource/parallel_naf"]
     assert "package.xml" in installed["share/parallel_naf"]

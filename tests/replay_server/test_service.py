@@ -166,11 +166,11 @@ def test_rows_are_acknowledged_and_a_welcome_says_how_far(start, make_batch) -> 
     it = start()
     it.hello(A)
     ack = it.ask(A, make_batch(3, 0))
-    assert ack == Ack(robot_id="arm1", boot_id="b0", durable_seq=2)
-    assert it.hello(A).durable_seq == 2
+    assert ack == Ack(robot_id="arm1", boot_id="b0", durable_seq=2, cursor=3)
+    assert (it.hello(A).durable_seq, it.hello(A).cursor) == (2, 3)
     it.service.seal()
     it = start()
-    assert it.hello(A).durable_seq == 2
+    assert (it.hello(A).durable_seq, it.hello(A).cursor) == (2, 3)
 
 
 def test_who_did_not_say_hello_as_that_robot_stores_nothing(start, make_batch) -> None:

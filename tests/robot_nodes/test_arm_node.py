@@ -21,6 +21,7 @@ from fleet.robot_config import RobotConfig
 
 rclpy = pytest.importorskip("rclpy")
 
+from geometry_msgs.msg import PoseStamped  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
@@ -28,6 +29,7 @@ from sensor_msgs.msg import JointState  # noqa: E402
 from std_msgs.msg import Float64MultiArray  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
+from robot_nodes.sensors import sensor_values  # noqa: E402
 from robot_nodes.sim.arm_node import ArmNode  # noqa: E402
 from robot_nodes.sim.mujoco_arm import MujocoArm  # noqa: E402
 
@@ -327,6 +329,42 @@ def test_a_doors_joints_are_told_and_reset_scene_closes_it(ros_domain_id: int) -
         peer.spin_until(lambda: len(doors) > 2, "newer states of the door")
         assert doors[-1].position[0] == pytest.approx(0.0, abs=1e-3)
         assert arm.q == pytest.approx(q, abs=1e-3)
+    finally:
+        stop.set()
+        running.join()
+        peer.close()
+        node.destroy_node()
+        rclpy.shutdown()
+
+
+def test_an_objects_pose_is_told_and_reset_scene_hangs_it_up_anew(ros_domain_id: int) -> None:
+    fleet = load_fleet(REPOSITORY / "hardware_configs/fleets/pick2.yaml")
+    config, scene = fleet.robots[0].robot, fleet.task.scene
+    arm = MujocoArm(config, scene=scene)
+    peer = Peer(config)
+    rclpy.init()
+    node = ArmNode(config, "arm_7", scene, 0, SingleThreadedExecutor())
+    poses: list[PoseStamped] = []
+    qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+    peer.node.create_subscription(PoseStamped, "object/pose", poses.append, qos)
+    stop = threading.Event()
+    running = threading.Thread(target=node.run, args=(arm, stop))
+    try:
+        arm.data.joint("object_z").qfrc_applied[0] = 1.2  # somebody lifts it: it weighs 0.98 N
+        running.start()
+        peer.spin_until(lambda: poses and poses[-1].pose.position.z > 0.6, "the object higher up")
+        assert poses[-1].pose.position.x == pytest.approx(0.58, abs=0.01)
+        assert poses[-1].pose.orientation.w == 1.0
+        arm.data.joint("object_z").qfrc_applied[0] = 0.0
+        answer = peer.call("reset_scene")
+        assert answer.success
+        assert answer.message == "scene as at first: object_x 0.58 m, object_y 0.0 m, object_z 0.45 m"
+        poses.clear()
+        peer.spin_until(lambda: len(poses) > 2, "newer poses")
+        assert poses[-1].pose.position.z == pytest.approx(0.45, abs=1e-3)
+        sensor = config.sensors[0]
+        assert sensor.topic == "object/pose"
+        assert sensor_values(sensor, poses[-1]) == pytest.approx([0.58, 0.0, 0.45], abs=1e-3)
     finally:
         stop.set()
         running.join()

@@ -10,6 +10,8 @@ import torch
 from fleet.config import LearnerConfig
 from fleet.messages import PolicyMessage, policy_checksum
 from fleet.spaces import Space, SpaceSpec
+from learner.ddpg import DdpgShape
+from learner.naf import evaluate
 from learner.publisher import policy_message
 from learner.trainer import Trainer
 from robot_nodes.policy import NumpyPolicy, PolicyError
@@ -61,28 +63,90 @@ def test_the_result_is_not_overwritten_by_the_next_call() -> None:
     np.testing.assert_array_equal(first, kept)
 
 
-@pytest.mark.parametrize("hidden", [[100, 100], [32]])
-def test_torch_and_numpy_agree(hidden: list[int]) -> None:
-    def space(n: int, letter: str) -> Space:
-        return Space(tuple(f"{letter}{i}" for i in range(n)), ("1",) * n, (-9.0,) * n, (9.0,) * n)
+def test_layer_normalisation_and_residuals_by_hand() -> None:
+    # x = (2, −2), z = (2.5, 2): mean 2.25, variance 0.0625, normalised to (n, −n)
+    n = 0.25 / np.sqrt(0.0625 + 1e-5)
+    for changes, expected in [
+        ({"layer_norm": True}, 0.25 * n - 0.5),
+        ({"residual": True}, 0.25 * (2.5 + 2) + 2 * (2 - 2) - 0.5),
+        ({"layer_norm": True, "residual": True}, 0.25 * (n + 2) + 2 * (0 - 2) - 0.5),
+    ]:
+        policy = NumpyPolicy.from_message(make_message(**changes), SPEC)
+        assert policy.mean_action([2.0, -2.0]) == pytest.approx([np.tanh(expected)], abs=1e-6)
+        assert policy.precision_factor() is None
 
+
+def precise(*more: float, **changes: Any) -> PolicyMessage:
+    """make_message() with precision noise and `more` parameters."""
+    parameters = np.concatenate([make_message().parameters, np.array(more, "<f4")])
+    return make_message(parameters=parameters, noise="precision", **changes)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [  # the hidden layer is (2.5, 2); 0.4 · 2.5 − 0.1 · 2 + 0.3 = 1.1
+        (precise(0.4, -0.1, 0.3), np.exp(np.tanh(1.1))),
+        (precise(0.4, -0.1, 0.3, diagonal="exp"), np.exp(1.1)),
+        (precise(0.4, -0.1, 0.3, -0.7, diagonal="scaled"), np.exp(np.tanh(1.1) - 0.7)),
+        (precise(400.0, -0.1, 0.3, diagonal="exp"), np.exp(20)),  # more would overflow
+    ],
+)
+def test_precision_factor_by_hand(message: PolicyMessage, expected: float) -> None:
+    policy = NumpyPolicy.from_message(message, SPEC)
+    assert policy.mean_action([2.0, -2.0]) == pytest.approx([np.tanh(4.125)], abs=1e-6)
+    factor = policy.precision_factor()
+    assert factor is not None and factor.tolist() == [[pytest.approx(expected, rel=1e-6)]]
+    assert policy.action_size == 1
+
+
+def space(n: int, letter: str) -> Space:
+    return Space(tuple(f"{letter}{i}" for i in range(n)), ("1",) * n, (-9.0,) * n, (9.0,) * n)
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "precision"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hidden_sizes": [100, 100]},
+        {"hidden_sizes": [32], "layer_norm": True},
+        {"hidden_sizes": [20, 20, 30], "residual": True, "off_diagonal": True},
+        {"hidden_sizes": [64, 64, 64], "layer_norm": True, "residual": True, "diagonal": "scaled"},
+        {"hidden_sizes": [40, 40], "off_diagonal": True, "diagonal": "scaled", "values": 1},
+        {"algorithm": "naf_2016", "layer_norm": True},
+        {"algorithm": "naf_linear", "layer_norm": True, "residual": True},
+        {"algorithm": "ddpg", "hidden_sizes": [30, 30]},
+    ],
+    ids=str,
+)
+def test_torch_and_numpy_agree(settings: dict[str, Any], noise: str) -> None:
+    if noise == "precision" and settings.get("algorithm") in ("naf_linear", "ddpg"):
+        with pytest.raises(ValueError, match="exploration: precision needs P"):
+            LearnerConfig(exploration=noise, **settings)
+        return
     spec = SpaceSpec(space(20, "x"), space(7, "u"))
-    trainer = Trainer(LearnerConfig(hidden_sizes=hidden), spec, seed=1)
+    trainer = Trainer(LearnerConfig(exploration=noise, **settings), spec, seed=1)
     rng = np.random.default_rng(0)
     trainer.normaliser.extend(rng.normal(3.0, 2.0, (500, 20)))
-    trainer.refresh_normaliser()
-    with torch.no_grad():
-        trainer.network.flat.add_(0.05 * torch.randn(trainer.shape.parameters, generator=torch.Generator()))
+    trainer.refresh_statistics()
+    trainer.flat.add_(0.05 * torch.randn(trainer.network.parameters, generator=torch.Generator()))
     policy = NumpyPolicy.from_message(policy_message(trainer, "run", 0, 0.3, 1), spec)
-    observations = rng.normal(3.0, 4.0, (200, 20)).astype("f4")
+    observations = rng.normal(3.0, 4.0, (100, 20)).astype("f4")
     x = ((torch.from_numpy(observations) - trainer._mean[:20]) * trainer._scale[:20]).clamp(-10, 10)
     with torch.no_grad():
-        expected = trainer.network(x).mu.numpy()
-    assert np.abs(expected).max() > 0.3
-    actual = np.stack([policy.mean_action(observation) for observation in observations])
-    np.testing.assert_allclose(actual, expected, atol=1e-6)
-    assert actual.dtype == np.float32
-    assert np.abs(actual).max() <= 1.0
+        if isinstance(trainer.network, DdpgShape):
+            mu, L = trainer.network.mean_action(trainer.flat, x).numpy(), np.empty(0)
+        else:
+            naf = evaluate(trainer.network, trainer.flat, x)
+            mu, L = naf.mu.numpy(), naf.L.numpy()
+    assert np.abs(mu).max() > 0.3
+    for i, observation in enumerate(observations):
+        action, factor = policy.mean_action(observation), policy.precision_factor()
+        np.testing.assert_allclose(action, mu[i], atol=1e-5)
+        assert action.dtype == np.float32 and np.abs(action).max() <= 1.0
+        if noise == "gaussian":
+            assert factor is None
+        else:
+            np.testing.assert_allclose(factor, L[i], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -99,9 +163,29 @@ def test_torch_and_numpy_agree(hidden: list[int]) -> None:
         ({"observation_mean": np.zeros(3, "<f4"), "observation_scale": np.ones(3, "<f4")}, "3 dimensions"),
         ({"exploration_std": float("nan")}, "exploration_std"),
         ({"exploration_correlation": 1.0}, "below 1"),
+        ({"noise": "pink"}, "noise must be one of gaussian, precision, got 'pink'"),
+        ({"diagonal": "d" * 99}, "diagonal must be one of bounded, scaled, exp, got 'd{40}'"),
+        ({"noise": "precision"}, "with precision noise take 12 parameters, got 9"),
+        ({"noise": "precision", "diagonal": "scaled"}, "take 13 parameters, got 9"),
     ],
 )
 def test_a_bad_policy_is_refused_by_name(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(PolicyError, match=reason) as caught:
         NumpyPolicy.from_message(make_message(**changes), SPEC)
     assert "policy 7 of run run" in str(caught.value)
+
+
+def test_below_the_diagonal_of_l_there_are_as_many_numbers_as_the_message_says() -> None:
+    spec = SpaceSpec(SPEC.observation, space(3, "u"))
+    base = {"layer_sizes": [2, 3], "spec_hash": spec.hash, "noise": "precision"}
+    for off_diagonal, outputs in ((False, 6), (True, 9)):
+        for parameters in (3 * outputs, 3 * outputs - 1):
+            zeros = np.zeros(parameters, "<f4")
+            message = make_message(parameters=zeros, off_diagonal=off_diagonal, **base)
+            if parameters % 3:
+                with pytest.raises(PolicyError, match=f"take {3 * outputs} parameters"):
+                    NumpyPolicy.from_message(message, spec)
+                continue
+            policy = NumpyPolicy.from_message(message, spec)
+            policy.mean_action([0.5, 0.5])
+            np.testing.assert_array_equal(policy.precision_factor(), np.eye(3))
