@@ -110,7 +110,7 @@ class PeerProcess:
         answer = self._answer(seconds + ANSWER_S)
         if "error" in answer:
             self.failures.append(f"{question}: {answer['error']}")
-        return answer if "rows/s" in answer else None
+        return None if answer.keys() & {"error", "not_offered"} else answer
 
     def _answer(self, timeout_s: float) -> dict[str, Any]:
         assert self._process.stdout is not None
