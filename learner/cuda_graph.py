@@ -36,6 +36,9 @@ class GraphedUpdates:
         graphed.update_many(1000)
 
     What updates do does not depend on how they are divided into calls.
+
+    Attributes:
+        mirror: Where minibatches come from.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class GraphedUpdates:
             adam: Its moments and its count of steps are used, not its arithmetic.
             generator: Draws the minibatches.
         """
-        self._config, self._mirror, self._gradient = config, mirror, gradient
+        self._config, self.mirror, self._gradient = config, mirror, gradient
         self._flat, self._target, self._adam, self._generator = flat, target, adam, generator
         device, layout, K, B = flat.device, mirror.layout, UPDATES_PER_GRAPH, config.batch_size
         # Whole multiples, for the rounding of a product may depend on its operands' alignment in memory.
@@ -104,7 +107,7 @@ class GraphedUpdates:
         Raises:
             ValueError: The mirror is empty.
         """
-        mirror = self._mirror
+        mirror = self.mirror
         if not len(mirror):
             raise ValueError("cannot sample from an empty mirror")
         self._held.fill_(len(mirror))
@@ -159,13 +162,13 @@ class GraphedUpdates:
             torch.rand(uniform.shape, generator=self._generator, dtype=torch.float64, out=uniform)
         index = self._index[:updates]
         index.copy_(self._uniform[:updates].mul_(self._held))
-        index.add_(self._start).remainder_(self._mirror.capacity)
+        index.add_(self._start).remainder_(self.mirror.capacity)
 
     @torch.no_grad()
     def learn(self, updates: int) -> None:
         """Do so many updates on the rows that were drawn."""
-        rows, layout, nx = self._rows[:updates], self._mirror.layout, self._mirror.layout.nx
-        self._mirror.gather(self._index[:updates].view(-1), out=rows.view(-1, layout.width))
+        rows, layout, nx = self._rows[:updates], self.mirror.layout, self.mirror.layout.nx
+        self.mirror.gather(self._index[:updates].view(-1), out=rows.view(-1, layout.width))
         observations = rows[..., layout.observations]
         observations.sub_(self._mean).mul_(self._scale).clamp_(-OBSERVATION_CLIP, OBSERVATION_CLIP)
         torch.mul(rows[..., layout.reward], self._reward_scale, out=self._reward[:updates])

@@ -14,6 +14,7 @@ from fleet.messages import OBSERVATION_CLIP, Array, Transitions
 from fleet.spaces import SpaceSpec
 from learner.adam import Adam
 from learner.algorithms import make_gradient, make_network
+from learner.cuda_graph import GraphedUpdates
 from learner.fused.engine import FusedNaf, fused_engine
 from learner.mirror import ReplayMirror
 from learner.multistep import Batch, multistep
@@ -87,6 +88,14 @@ class Trainer:
         self._gradient = make_gradient(self.network, rows, self.flat, self.target, size)
         self.optimiser = Adam(self.flat, self._gradient.flat, config.learning_rate)
         self._fused = self._find_fused()
+        self._graphs_updates = (
+            config.engine == "auto"
+            and self.device.type == "cuda"
+            and ranks is None
+            and config.n_step == 1
+            and config.demonstration_fraction == 0.0
+        )
+        self._graphed: GraphedUpdates | None = None
         self._mean = torch.zeros(2 * self.network.nx, device=self.device)
         self._scale = torch.ones(2 * self.network.nx, device=self.device)
         self._reward_scale = 1.0
@@ -139,6 +148,10 @@ class Trainer:
         And each update has its own place in the buffer, because the rounding of a matrix product
         may depend on how its operands lie in memory.
         """
+        if self._graphs_updates:
+            self._graphs_on(mirror).update_many(updates)
+            self.updates += updates
+            return
         while updates > 0:
             place = self.updates % _UPDATES_PER_GATHER
             n = min(updates, _UPDATES_PER_GATHER - place)
@@ -149,6 +162,15 @@ class Trainer:
             else:
                 self._update_eagerly(mirror, index[:, self._part], self._rows[:, place : place + n])
             updates -= n
+
+    def _graphs_on(self, mirror: ReplayMirror) -> GraphedUpdates:
+        """The graphs of updates, which hold the addresses of one mirror."""
+        if self._graphed is None or self._graphed.mirror is not mirror:
+            self._graphed = GraphedUpdates(
+                self.config, mirror, self._gradient, self.flat, self.target, self.optimiser, self.generator
+            )
+            self._graphed.normalise(self._mean, self._scale, self._reward_scale)
+        return self._graphed
 
     def _update_fused(self, fused: FusedNaf, mirror: ReplayMirror, index: Tensor) -> None:
         config, adam = self.config, self.optimiser

@@ -62,7 +62,7 @@ def test_q_mean_is_the_value_and_the_advantage(spec: SpaceSpec, make_rows: MakeR
     assert metrics["learner/v_mean"] == pytest.approx(3.5)
 
 
-@pytest.mark.parametrize("engine", ["auto", "eager"])
+@pytest.mark.parametrize("engine", ["auto", "eager", "graphs"])
 @pytest.mark.parametrize("algorithm", sorted(PRESETS))
 def test_every_preset_learns_a_one_step_task(algorithm: str, engine: str, spec: SpaceSpec) -> None:
     """Reward −(u − x)² and every step terminal: μ(x) must become x."""
@@ -83,8 +83,14 @@ def test_every_preset_learns_a_one_step_task(algorithm: str, engine: str, spec: 
         policy_version=np.zeros(n, "i8"),
         stamp_ns=np.zeros(n, "i8"),
     )
-    config = LearnerConfig(algorithm=algorithm, engine=engine, hidden_sizes=[32, 32], learning_rate=3e-3)
+    config = LearnerConfig(
+        algorithm=algorithm,
+        engine="eager" if engine == "eager" else "auto",
+        hidden_sizes=[32, 32],
+        learning_rate=3e-3,
+    )
     trainer, mirror = Trainer(config, spec), ReplayMirror(3, 2, n)
+    trainer._graphs_updates = engine == "graphs"  # what CUDA captures, one operation after the other here
     mirror.extend(rows)
     trainer.observe(rows)
     trainer.update_many(mirror, 1500)
