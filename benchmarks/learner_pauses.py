@@ -11,15 +11,13 @@ same process, right before and right after it, while the robots go on.
     pause     what a run of updates and the gap after it take beyond the median time of its updates, in
               units of that time: also what the threads beside it take, as when both want Python's lock
 
-Of both the time is left out in which other processes had all cores, be it that the thread of the updates
-waited for one, or that it waited for the thread beside it which waited for one.
+Where other programs want the cores, this measures them: begin the command with `chrt --rr 1` there (as root).
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import sys
 import tempfile
 import threading
@@ -136,43 +134,25 @@ def send_rows(endpoint: str, rows: int, stop: Any, filled: Any) -> None:
     context.destroy(linger=0)
 
 
-def _waited_ns(schedstat: int) -> int:
-    return int(os.pread(schedstat, 64, 0).split()[1])
-
-
 class Timed:
     """`Trainer.update_many`, with the times of each call."""
 
     def __init__(self, trainer: Any) -> None:
-        self._stamps: list[tuple[int, int, int, int]] = []
-        self._updates: list[int] = []
-        self._own = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
-        self._beside: list[int] = []
+        self._calls: list[tuple[int, int, int]] = []
         self._update_many = trainer.update_many
         trainer.update_many = self
 
     def __call__(self, mirror: Any, updates: int) -> None:
         """Do them, and remember when."""
-        if len(self._updates) == 100:  # by now all threads are there
-            others = {thread.native_id for thread in threading.enumerate()} - {threading.get_native_id()}
-            self._beside = [os.open(f"/proc/self/task/{i}/schedstat", os.O_RDONLY) for i in others]
-        self._stamps.append(self._stamp_ns())
+        start = time.perf_counter_ns()
         self._update_many(mirror, updates)
-        self._stamps.append(self._stamp_ns())
-        self._updates.append(updates)
-
-    def _stamp_ns(self) -> tuple[int, int, int, int]:
-        """Time, what this thread has computed, and how long it and those beside it waited for a core."""
-        beside = sum(map(_waited_ns, self._beside))
-        return time.perf_counter_ns(), time.thread_time_ns(), _waited_ns(self._own), beside
+        self._calls.append((start, time.perf_counter_ns(), updates))
 
     def times(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Duration of each call and of the gap after it (µs), and its updates, but for the first tenth."""
-        wall, computed, waited, beside = np.diff(np.array(self._stamps, np.float64), axis=0).T * 1e-3
-        asleep = np.maximum(wall - waited - computed, 0.0)
-        took = wall - waited - np.minimum(asleep, beside)
-        first = max(101, len(self._updates) // 10)
-        return took[2 * first : -1 : 2], took[2 * first + 1 :: 2], np.array(self._updates[first:-1])
+        calls = np.array(self._calls[len(self._calls) // 10 :], np.float64)
+        start, end, updates = calls.T * np.array([[1e-3], [1e-3], [1.0]])
+        return (end - start)[:-1], start[1:] - end[:-1], updates[:-1]
 
 
 def bare_loop(config: FleetConfig, rows: Any, updates: int, seconds: float) -> Timed:

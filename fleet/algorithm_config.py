@@ -125,9 +125,7 @@ class AlgorithmConfig(Model):
     @model_validator(mode="after")
     def _check_n_step(self) -> Self:
         if self.n_step > 1 and self.algorithm == "ddpg":
-            raise ValueError(
-                "n_step: needs NAF's advantage, which algorithm ddpg has not; use n_step: 1"
-            )
+            raise ValueError("n_step: needs NAF's advantage, which algorithm ddpg has not; use n_step: 1")
         return self
 
     @model_validator(mode="after")

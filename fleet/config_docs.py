@@ -23,8 +23,9 @@ from fleet.scene_config import SceneConfig
 
 _UNITS = {
     "_rad_s3": "rad/s³", "_rad_s2": "rad/s²", "_rad_s": "rad/s", "_nms_rad": "N m s/rad",
-    "_nm_rad": "N m/rad", "_rad": "rad", "_m_s": "m/s", "_per_m2": "1/m²", "_per_s": "1/s", "_ns_m": "N s/m",
-    "_m": "m", "_s": "s", "_hz": "Hz", "_mb": "MB", "_nm": "N m", "_kg": "kg", "max_effort": "N m",
+    "_nm_rad": "N m/rad", "_rad": "rad", "_m_s": "m/s", "_per_m2": "1/m²", "_per_s": "1/s",
+    "_ns_m": "N s/m", "_n_m": "N/m", "_m": "m", "_s": "s", "_hz": "Hz",
+    "_mb": "MB", "_nm": "N m", "_kg": "kg", "max_effort": "N m",
 }  # fmt: skip
 
 _HEADER = """# Configuration

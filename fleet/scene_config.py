@@ -124,6 +124,9 @@ class HangingObject(Model):
         description="Uniform offset of start and string along x, y and z, anew at each reset (m)."
     )
     string_m: Positive = Field(description="From the object's middle straight up to where it hangs (m).")
+    string_stiffness_n_m: Positive = Field(
+        description="Of the string, an elastic one: what an arm feels that has caught it (N/m)."
+    )
     length_m: Positive = Field(description="Of the rod, from end to end (m).")
     radius_m: Positive = Field(description="Of the rod (m).")
     mass_kg: Positive = Field(description="Of the rod (kg).")

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _PULL_PERIOD_S = 0.05
 _HEARTBEAT_S = 1.0
 _WAKE_S = 0.01
-_MAX_ARRIVALS = 64  # rows that wait for the updates are not asked for again
+_MAX_ARRIVALS = 128  # rows that wait for the updates are not asked for again
 
 
 class Courier:
@@ -130,8 +130,7 @@ class Courier:
 
     def hand_over(self) -> None:
         """The snapshot is taken; not to be touched before it is wanted again."""
-        self._purposes, self.wanted = self.wanted, frozenset()
-        self._wake.set()
+        self._purposes, self.wanted = self.wanted, frozenset()  # it looks soon: to wake it takes longer
 
     # In the courier's thread ---------------------------------------------------------------
 

@@ -105,7 +105,8 @@ class Learner:
         try:
             while not stop.is_set():
                 self.courier.check()
-                self.take_rows()
+                if not self.show():  # one or the other: the less between two updates, the better
+                    self.take_rows()
                 if self._rounds is not None:
                     self._rounds.tend(time.monotonic())
                 if not self.train():
@@ -113,7 +114,6 @@ class Learner:
                         self._leader.wait()
                     self.courier.attention.wait(_IDLE_S)
                     self.courier.attention.clear()
-                self.show()
         finally:
             self.courier.close()
         self.courier.check()
@@ -179,11 +179,13 @@ class Learner:
         if self._rounds is not None:
             self.courier.hurry()
 
-    def show(self) -> None:
-        """Give the courier the snapshot it wants, if it wants one."""
-        if wanted := self.courier.wanted:
+    def show(self) -> bool:
+        """Give the courier the snapshot it wants; False if it wants none."""
+        wanted = self.courier.wanted
+        if wanted:
             self._take_snapshot(wanted)
             self.courier.hand_over()
+        return bool(wanted)
 
     def _take_snapshot(self, purposes: Container[str]) -> None:
         self.courier.snapshot.take(self.trainer, self.mirror, self._seen, self._learned_rows, purposes)

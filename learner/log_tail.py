@@ -14,7 +14,7 @@ from learner.reward_statistics import RewardStatistics
 log = logging.getLogger(__name__)
 
 TAIL_ROWS = 8192
-PIECE_ROWS = 256  # to copy them takes about as long as an update
+PIECE_ROWS = 128  # to copy them takes about as long as an update
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class LogTail:
         known = max(0, self._seen - first)
         if known >= len(rows):
             return
-        values = rows.values[known:].numpy()
+        values = rows.values[known:]
         self._normaliser, self._rewards = copy.deepcopy((self._normaliser, self._rewards))
         if self._normalise:
             self._normaliser.extend(values[:, : self._layout.nx])

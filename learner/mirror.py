@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -51,6 +53,8 @@ class ReplayMirror:
                 f"replay_server.capacity_rows {capacity}: {4e-9 * capacity * self.layout.width:.1f} GB for "
                 f"the learner's copy of the rows do not fit its device {device}: lower it ({error})"
             ) from error
+        # Between updates numpy copies a few rows in a fraction of the time that PyTorch takes.
+        self._host = self._rows.numpy() if self._rows.device.type == "cpu" else None
         self._demonstrations = Demonstrations(device)
 
     @property
@@ -95,11 +99,17 @@ class ReplayMirror:
         values = rows.values[-self.capacity :]
         start = (self.cursor - len(values)) % self.capacity
         head = min(len(values), self.capacity - start)
-        self._rows[start : start + head] = values[:head]
+        self._write(start, values[:head])
         if head < len(values):
-            self._rows[: len(values) - head] = values[head:]
+            self._write(0, values[head:])
         if len(self._demonstrations):
             self._demonstrations.keep(self.oldest_cursor, self.cursor)
+
+    def _write(self, start: int, values: npt.NDArray[np.float32]) -> None:
+        if self._host is not None:
+            self._host[start : start + len(values)] = values
+        else:
+            self._rows[start : start + len(values)] = torch.from_numpy(values)
 
     def sample(self, generator: torch.Generator, rows: int, demonstrations: int = 0) -> Tensor:
         """Rows drawn with replacement as `draw` does [rows, width].

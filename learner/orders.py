@@ -87,7 +87,7 @@ class Leader:
         rows = arrival.rows
         self._order(Order.ROWS, arrival.first_cursor, len(rows), len(rows.demonstrations))
         if len(rows):
-            self._send(rows.values)
+            self._send(torch.from_numpy(rows.values))
             self._send(torch.from_numpy(rows.demonstrations))
             self._send(torch.from_numpy(_pack_statistics(arrival.normaliser, arrival.rewards)))
 
@@ -169,7 +169,7 @@ def _take_rows(ranks: Ranks, follower: _Follower, first_cursor: int, rows: int, 
     statistics = torch.zeros(_statistics_size(nx), dtype=torch.float64)
     for tensor in (values, shown, statistics):
         ranks.broadcast_(tensor)
-    mirror.append(PackedRows(values, shown.numpy(), np.empty(0, np.int64)))
+    mirror.append(PackedRows(values.numpy(), shown.numpy(), np.empty(0, np.int64)))
     trainer.adopt(*_unpack_statistics(statistics.numpy(), nx))
 
 

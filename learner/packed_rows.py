@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from fleet.messages import Transitions
 
@@ -53,12 +51,12 @@ class PackedRows:
     """N transitions, ready to be copied into a mirror.
 
     Attributes:
-        values: One row each, on the CPU [N, width].
+        values: One row each [N, width], float32.
         demonstrations: Which of them are of a person who moved the robot, ascending [n].
         ends: Which of them are the last of their episodes, ascending [m].
     """
 
-    values: Tensor
+    values: npt.NDArray[np.float32]
     demonstrations: npt.NDArray[np.int64]
     ends: npt.NDArray[np.int64]
 
@@ -79,7 +77,7 @@ class PackedRows:
         values[:, layout.reward] = transitions.reward
         values[:, layout.bootstrap] = ~transitions.terminated
         ends = (transitions.terminated | transitions.truncated).nonzero()[0]
-        return cls(torch.from_numpy(values), transitions.intervened.nonzero()[0], ends)
+        return cls(values, transitions.intervened.nonzero()[0], ends)
 
     def __len__(self) -> int:
         """Number of transitions."""

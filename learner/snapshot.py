@@ -51,7 +51,7 @@ class Snapshot:
         mine, whole, measured = self.trainer.tensors(), "checkpoint" in purposes, "log" in purposes
         for name, theirs in trainer.tensors().items():
             if whole or name == "network" or (measured and name == "target"):
-                mine[name].copy_(theirs)
+                _copy(mine[name], theirs)
         self._counts = trainer.updates, trainer.optimiser.steps
         self._statistics = trainer.normaliser, trainer.rewards
         self._generator_state = trainer.generator.get_state() if whole else None
@@ -68,3 +68,11 @@ class Snapshot:
     def measure(self) -> dict[str, float]:
         """The trainer's metrics; empty before the first update and without rows."""
         return {} if self._minibatch is None else self.trainer.measure(self._minibatch)
+
+
+def _copy(into: Tensor, source: Tensor) -> None:
+    """Copy in a way that keeps Python's lock, for another thread would hold it for longer than this takes."""
+    if source.is_cuda:
+        into.copy_(source)
+    else:
+        into.numpy().data.cast("B")[:] = source.numpy().data.cast("B")

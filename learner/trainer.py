@@ -129,8 +129,11 @@ class Trainer:
 
     def refresh_statistics(self) -> None:
         """Bring the numbers of the statistics to the device."""
-        self._mean.view(2, -1).copy_(torch.from_numpy(self.normaliser.mean))
-        self._scale.view(2, -1).copy_(torch.from_numpy(self.normaliser.scale))
+        for tensor, values in ((self._mean, self.normaliser.mean), (self._scale, self.normaliser.scale)):
+            if tensor.is_cuda:
+                tensor.view(2, -1).copy_(torch.from_numpy(values))
+            else:  # between updates numpy is several times as fast
+                tensor.numpy().reshape(2, -1)[:] = values
         self._reward_scale = self.rewards.scale(self.config)
         bounds = self.rewards.target_bounds(self.config)
         if bounds != self._bounds:

@@ -49,6 +49,7 @@ class Stream:
         accepted_seq: Newest row that was taken, on disk or not.
         durable_seq: Newest row that is on disk.
         sealed_seq: Newest row that is in an episode file.
+        cursor: The ring's, after the newest row on disk; after a restart that after all rows.
         episode: Index of the newest episode.
         ended: That episode's end was taken.
         episode_rows: Rows taken of it.
@@ -58,6 +59,7 @@ class Stream:
     accepted_seq: int = -1
     durable_seq: int = -1
     sealed_seq: int = -1
+    cursor: int = 0
     episode: int = -1
     ended: bool = True
     episode_rows: int = 0
@@ -247,6 +249,7 @@ class ExperienceLog:
             np.arange(first_cursor, first_cursor + new.rows),
         )
         stream.durable_seq = max(stream.durable_seq, first_seq + new.rows - 1)
+        stream.cursor = self.ring.end_cursor
         self.rows_by_robot[batch.robot_id] = self.rows_by_robot.get(batch.robot_id, 0) + new.rows
         if batch.end:
             self._end_episode(stream, builder, batch, entry.received_ns)
@@ -349,6 +352,8 @@ class ExperienceLog:
         for info in recovery.infos:
             self._remember_evaluation(info)
         self.ring = recovery.ring(self.ring.capacity)
+        for stream in self._streams.values():
+            stream.cursor = self.ring.end_cursor
         self.episodes_recovered = recovery.files
         self.files_unreadable = recovery.files_unreadable
         self.journal_damage = recovery.journal_damage

@@ -167,6 +167,7 @@ class ReplayService:
             boot_id=boot_id,
             durable_seq=stream.durable_seq,
             sealed_seq=stream.sealed_seq,
+            cursor=stream.cursor,
         )
 
     def seal(self) -> None:
@@ -219,6 +220,7 @@ class ReplayService:
             spec=self.log.spec.to_json() if self.log else {},
             durable_seq=mine.durable_seq,
             sealed_seq=mine.sealed_seq,
+            cursor=mine.cursor,
             backlog={boot: [s.durable_seq, s.sealed_seq] for boot, s in reached.items()},
         )
         return [(identity, welcome), *replies]

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fleet.scene_config import OBJECT_JOINTS, HangingObject, SceneConfig
-from robot_nodes.sim.mujoco_contacts import STIFF, touch
+from robot_nodes.sim.mujoco_contacts import touch
 
 Array = NDArray[np.float64]
 
 _STRING, _HOOK = "object_string", "object_hook"
 _RGBA, _STRING_RGBA = (0.85, 0.20, 0.15, 1.0), (0.3, 0.3, 0.3, 1.0)
+_GRAVITY_M_S2 = 9.81
 _GRIP = 10.0  # stiffness of friction to that of normal forces: what is held does not creep out of the fingers
 
 
@@ -38,9 +39,8 @@ def add_object(spec: Any, scene: SceneConfig, thing: HangingObject) -> None:
     spec.worldbody.add_site(name=_HOOK, pos=_hook_of(thing, np.array(thing.start_m)))
     string = spec.add_tendon(
         name=_STRING,
-        limited=mujoco.mjtLimited.mjLIMITED_TRUE,
-        range=[0.0, thing.string_m],
-        solref_limit=STIFF,
+        stiffness=[thing.string_stiffness_n_m, 0, 0],
+        springlength=[0.0, thing.string_m - thing.mass_kg * _GRAVITY_M_S2 / thing.string_stiffness_n_m],
         rgba=_STRING_RGBA,
         width=0.002,
     )

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import torch
 
 from fleet.messages import Transitions
 from learner.packed_rows import PackedRows, RowLayout
@@ -21,7 +20,7 @@ def test_pieces_are_the_whole(most: int, make_rows: MakeRows) -> None:
     assert rows.ends.tolist() == [0, 3, 6, 9, 12, 15, 18, 19]
     pieces = rows.split(most)
     assert [len(piece) for piece in pieces] == [most] * (20 // most) + ([20 % most] if 20 % most else [])
-    assert torch.equal(torch.cat([piece.values for piece in pieces]), rows.values)
+    assert np.array_equal(np.concatenate([piece.values for piece in pieces]), rows.values)
     starts = np.cumsum([0, *(len(piece) for piece in pieces)])[:-1]
     for name in ("demonstrations", "ends"):
         places = [start + getattr(piece, name) for start, piece in zip(starts, pieces, strict=True)]
