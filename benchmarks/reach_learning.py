@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,18 @@ from fleet.config_file import load_fleet
 FLEET = "hardware_configs/fleets/sim2.yaml"
 
 
-def run(fleet: FleetConfig, seed: int, rows: int, every: int, episodes: int) -> dict[str, Any]:
-    """Learn for `rows` transitions and say how it went."""
+def run(
+    fleet: FleetConfig,
+    seed: int,
+    rows: int,
+    every: int,
+    episodes: int,
+    prepare: Callable[[InProcessFleet], None] = lambda in_process: None,
+) -> dict[str, Any]:
+    """Learn for `rows` transitions, those of `prepare` included, and say how it went."""
     curve: list[dict[str, float]] = []
     with InProcessFleet(fleet, seed) as in_process:
+        prepare(in_process)
         time = Asynchronous(in_process, updates_per_s=math.inf)
         while in_process.mirror.cursor < rows:
             time.advance()

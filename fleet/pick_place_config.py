@@ -27,6 +27,9 @@ class PickPlaceTaskConfig(Model):
     gripper: str = Field("gripper", description="The robot's joint that closes the gripper as it falls.")
     open_rad: float = Field(description="Position of that joint when the gripper is open (m if it slides).")
     closed_rad: float = Field(description="Its position when the gripper holds the object.")
+    empty_rad: float = Field(
+        description="Its position when the gripper is closed and there is nothing in it."
+    )
     episode_s: Positive = Field(description="Length of an episode in robot time (s).")
     success_radius_m: Positive = Field(
         description="Success is the object this near to the target when the episode ends (m)."
@@ -37,8 +40,8 @@ class PickPlaceTaskConfig(Model):
     target_high_m: Vector3 = Field(description="Highest corner of that box; the same: one fixed target (m).")
     hand_weight: NonNegative = Field(1.0, description="Reward taken per metre from hand to object (1/m).")
     grasp_weight: NonNegative = Field(1.0, description="Reward of the gripper closed around the object.")
-    grasp_scale_per_m2: Positive = Field(
-        400.0, description="c: it falls off as exp(−c d²) with the distance d from hand to object (1/m²)."
+    grasp_range_m: Positive = Field(
+        description="d0: it falls off as exp(−(d / d0)⁴) with the distance d from hand to object (m)."
     )
     carry_weight: NonNegative = Field(1.0, description="Reward of an object that is held near the target.")
     carry_range_m: Positive = Field(
@@ -54,8 +57,11 @@ class PickPlaceTaskConfig(Model):
     def _check(self) -> Self:
         if self.scene.object is None:
             raise ValueError("scene has no object: the task pick_place needs one")
-        if not self.closed_rad < self.open_rad:
-            raise ValueError(f"closed_rad {self.closed_rad} must be below open_rad {self.open_rad}")
+        if not self.empty_rad < self.closed_rad < self.open_rad:
+            raise ValueError(
+                f"empty_rad {self.empty_rad} must be below closed_rad {self.closed_rad}, and that below "
+                f"open_rad {self.open_rad}"
+            )
         if any(low > high for low, high in zip(self.target_low_m, self.target_high_m, strict=True)):
             raise ValueError(
                 f"target_low_m {self.target_low_m} must not be above target_high_m {self.target_high_m}"

@@ -85,7 +85,7 @@ class InProcessFleet:
                 start,
                 robot_seed,
                 self._arm(fleet, entry.id, robot_seed + 1),
-                on_batch=self._take,
+                on_batch=self.take,
                 explore=True,
                 batch_rows=BATCH_ROWS,
             )
@@ -107,7 +107,8 @@ class InProcessFleet:
         std = self.config.exploration_std if self.trainer.updates else self.config.warmup_exploration_std
         return policy_message(self.trainer, "benchmark", self.trainer.updates, std, 0)
 
-    def _take(self, batch: TransitionBatch) -> None:
+    def take(self, batch: TransitionBatch) -> None:
+        """Learn from these rows, too."""
         self.mirror.extend(batch)
         self.trainer.observe(batch)
 

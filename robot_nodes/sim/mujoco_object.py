@@ -51,7 +51,8 @@ def add_object(spec: Any, scene: SceneConfig, thing: HangingObject) -> None:
 
 
 def _hook_of(thing: HangingObject, start: Array) -> Array:
-    return start + np.array([0.0, 0.0, thing.string_m])
+    hook: Array = start + np.array([0.0, 0.0, thing.string_m])
+    return hook
 
 
 class MujocoObject:

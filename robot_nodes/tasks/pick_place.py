@@ -5,12 +5,13 @@ the hand near it, the gripper closed, and the object near the target. The weight
 are our choice:
 
     r = −w_h d − w_g (g − h) + h (w_g + w_c max(0, 1 − D / D0) + w_p exp(−k D²)) − w_u mean(u²)
-    h = g exp(−c d²)
+    h = g f exp(−(d / d0)⁴)
 
-with the distance d of hand and object, the distance D of object and target, how far the gripper is closed,
-g = (open − q) / (open − closed) from 0 to 1, and so how well it holds the object, h. Only what is held earns
-anything by being near the target: where that is matters to the values of no other states. A target is higher
-than the object hangs, so nothing but a grasp brings it there.
+with the distance d of hand and object, the distance D of object and target, how far the gripper is closed, g
+from 0 to 1, and so how well it holds the object, h. If it is closed further than an object lets it, there is
+nothing in it: f falls from 1 to 0. h is flat near d = 0: it does not matter where along itself the object is
+held. Only what is held earns anything by being near the target, so where that is matters to the values of no
+other states. A target is higher than the object hangs: nothing but a grasp brings it there.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ def pick_place_reward(
     hand_m: float, gripper_rad: float, target_m: float, action: Vector, config: PickPlaceTaskConfig
 ) -> float:
     """Reward of a hand so far from the object, a gripper so far open and an object so far from the target."""
-    closed = (config.open_rad - gripper_rad) / (config.open_rad - config.closed_rad)
-    closed = min(max(closed, 0.0), 1.0)
-    held = closed * math.exp(-config.grasp_scale_per_m2 * hand_m**2)
+    closed = _share(gripper_rad, config.open_rad, config.closed_rad)
+    filled = _share(gripper_rad, config.empty_rad, config.closed_rad)
+    held = closed * filled * math.exp(-((hand_m / config.grasp_range_m) ** 4))
     carried = max(0.0, 1.0 - target_m / config.carry_range_m)
     placed = math.exp(-config.place_scale_per_m2 * target_m**2)
     return (
@@ -44,6 +45,11 @@ def pick_place_reward(
         + held * (config.grasp_weight + config.carry_weight * carried + config.place_weight * placed)
         - config.action_weight * float(np.mean(np.square(action)))
     )
+
+
+def _share(value: float, start: float, end: float) -> float:
+    """How much of the way from start to end, 0 to 1."""
+    return min(max((value - start) / (end - start), 0.0), 1.0)
 
 
 class PickPlaceTask:

@@ -111,6 +111,7 @@ HELPS = {
     "logs verify": ["missing", "doubled", "damaged", "--json"],
     "bench": ["faults"],
     "bench faults": ["lost", "--seed", "--robots", "--duration", "--faults", "--json", "--keep"],
+    "train-gym": ["Gymnasium", "--steps", "--seed", "--every", "--algorithm", "--set", "--out", "--json"],
     "gazebo": ["install", "status", "server", "gui", "world", "export-gz-sim"],
     "gazebo install": ["root", "--prefix", "--force"],
     "gazebo status": ["Gazebo", "plugin", "--json"],

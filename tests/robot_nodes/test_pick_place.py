@@ -9,20 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.common.pick_script import PickScript, script_message
 from fleet.config import ConfigError, FleetConfig
 from fleet.config_file import load_fleet
-from fleet.messages import PolicyMessage, TransitionBatch, policy_checksum
+from fleet.messages import TransitionBatch
 from fleet.pick_place_config import PickPlaceTaskConfig
 from robot_nodes.gazebo.gazebo_error import GazeboError
 from robot_nodes.gazebo.gz_sim import export
-from robot_nodes.kinematics import Kinematics
-from robot_nodes.policy import NumpyPolicy
 from robot_nodes.sim.evaluation import Evaluation, write_film
 from robot_nodes.sim.rollout import EpisodeResult, Rollout
 from robot_nodes.sim.simulators import simulated_arm
 from robot_nodes.tasks.pick_place import pick_place_reward
 from robot_nodes.tasks.task import ArmState, Task, make_task
-from robot_nodes.urdf_source import load_urdf
 
 FLEET = "fleets/pick2.yaml"
 GOAL = np.array([0.5, 0.1, 0.6])
@@ -50,7 +48,7 @@ def state(tool: list[float], gripper: float, thing: list[float]) -> ArmState:
 
 # The task ----------------------------------------------------------------------------------------
 
-NEAR = np.sqrt(np.log(2) / 400)  # 0.0416 m: exp(−400 d²) = ½
+NEAR = 0.05 * np.log(2) ** 0.25  # 0.0456 m: exp(−(d / 0.05)⁴) = ½
 BESIDE = np.sqrt(np.log(4) / 100)  # 0.1177 m: exp(−100 D²) = ¼
 
 
@@ -61,7 +59,8 @@ BESIDE = np.sqrt(np.log(4) / 100)  # 0.1177 m: exp(−100 D²) = ¼
         (0.1, 0.6, 0.0, -0.2),  # opened wider than open
         (NEAR, 0.3, 0.9, -2 * NEAR - 3 * 0.25 + 3 * 0.25),  # half closed, half held: taken as much as given
         (0.0, 0.1, 0.9, 3.0),  # held, out of range
-        (0.0, 0.0, 0.9, 3.0),  # closed further than needed
+        (0.0, 0.05, 0.9, 3 * 0.5 - 3 * 0.5),  # closed further, half held: taken as much as given
+        (0.0, 0.0, 0.0, -3.0),  # nothing can be in it
         (0.0, 0.1, 0.3, 3.0 + 5 * 0.4 + 7 * np.exp(-9.0)),  # 0.3 of 0.5 m
         (0.0, 0.1, BESIDE, 3.0 + 5 * (1 - BESIDE / 0.5) + 7 / 4),
         (NEAR, 0.1, 0.0, -2 * NEAR - 3 * 0.5 + 0.5 * (3.0 + 5.0 + 7.0)),
@@ -71,8 +70,15 @@ def test_reward_by_hand(
     fleet: FleetConfig, hand: float, gripper: float, target: float, expected: float
 ) -> None:
     weights = {"hand_weight": 2.0, "grasp_weight": 3.0, "carry_weight": 5.0, "place_weight": 7.0}
-    scales = {"grasp_scale_per_m2": 400.0, "carry_range_m": 0.5, "place_scale_per_m2": 100.0}
-    change = {**weights, **scales, "action_weight": 0.08, "open_rad": 0.5, "closed_rad": 0.1}
+    scales = {"grasp_range_m": 0.05, "carry_range_m": 0.5, "place_scale_per_m2": 100.0}
+    change = {
+        **weights,
+        **scales,
+        "action_weight": 0.08,
+        "open_rad": 0.5,
+        "closed_rad": 0.1,
+        "empty_rad": 0.0,
+    }
     config = config_of(fleet).model_copy(update=change)
     action = np.array([1.0, 0, 0, 0, 0, 0, 0, -1.0])  # mean square 2/8; 0.08 · 2/8 = 0.02
     reward = pick_place_reward(hand, gripper, target, action, config)
@@ -133,7 +139,7 @@ def test_targets_fill_their_box_or_are_fixed(fleet: FleetConfig, task: Task) -> 
         ("task.object=rod", r"task\.object: .*number rod/x.*have: object/x, object/y, object/z"),
         ("task.gripper=jaw", r"task\.gripper: .*no joint 'jaw'; they have: joint_1, .*, gripper\."),
         ("task.scene.object=null", "scene has no object"),
-        ("task.closed_rad=0.6", r"closed_rad 0\.6 must be below open_rad 0\.45"),
+        ("task.closed_rad=0.6", r"closed_rad 0\.6, and that below open_rad 0\.45"),
         ("task.target_low_m=[0.7, 0, 0.6]", "target_low_m .* must not be above target_high_m"),
         ("task.target_low_m=[0.5, 0, 0.5]", r"above the highest start of the object, z = 0\.47"),
         ("task.target_high_m=[3, 0.15, 0.66]", r"beyond its string_m 0\.8"),
@@ -156,53 +162,6 @@ def test_no_gazebo_takes_it(fleet: FleetConfig, tmp_path: Path) -> None:
 # A script that does it ---------------------------------------------------------------------------
 
 
-class Script(NumpyPolicy):
-    """Actions that take the open gripper around the object, close it, and carry that to the target.
-
-    A policy like any other: it knows nothing but observations.
-    """
-
-    def __init__(self, fleet: FleetConfig, message: PolicyMessage, *, closes: bool = True) -> None:
-        super().__init__(message)
-        robot = fleet.entry("robot1").robot
-        self._kinematics = Kinematics(load_urdf(robot.urdf), robot.joints, robot.tool_link)
-        self._home, self._closes = np.array(robot.reset.home_rad), closes
-        self._fastest = np.array(robot.limits.max_joint_velocity_rad_s)
-
-    def mean_action(self, observation: np.ndarray) -> np.ndarray:  # type: ignore[override]
-        q, to_object, to_target = observation[:8], observation[19:22], observation[22:25]
-        around = np.linalg.norm(to_object) < 0.02
-        held = around and q[7] < 0.02
-        way = to_target + to_object if held else to_object
-        velocity = 4.0 * way * min(1.0, 0.1 / float(np.linalg.norm(way)))  # 0.4 m/s at most
-        jacobian = self._kinematics.jacobian(q)
-        inverse = np.linalg.pinv(jacobian)
-        home = 2.0 * (self._home - q)  # in what is left to choose: so the hand stays level
-        command = inverse @ velocity + home - inverse @ (jacobian @ home)
-        command[7] = -1.5 if around and self._closes else 4.0 * (0.4 - q[7])
-        return np.clip(command / self._fastest, -1.0, 1.0).astype(np.float32)
-
-
-def message_of(fleet: FleetConfig) -> PolicyMessage:
-    spec = make_task(fleet, "robot1").spec
-    nx, nu = spec.observation.size, spec.action.size
-    arrays = np.zeros(nx * nu + nu, "<f4"), np.zeros(nx, "<f4"), np.ones(nx, "<f4")
-    return PolicyMessage(
-        run_id="run",
-        version=0,
-        learner_step=0,
-        spec_hash=spec.hash,
-        layer_sizes=[nx, nu],
-        exploration_std=0.0,
-        exploration_correlation=0.0,
-        published_ns=0,
-        checksum=policy_checksum(*arrays),
-        parameters=arrays[0],
-        observation_mean=arrays[1],
-        observation_scale=arrays[2],
-    )
-
-
 def episodes(
     fleet: FleetConfig,
     number: int,
@@ -211,10 +170,10 @@ def episodes(
     closes: bool = True,
 ) -> list[EpisodeResult]:
     """Of the script, through the control loop and its guard."""
-    message = message_of(fleet)
+    message = script_message(fleet)
     with simulated_arm(fleet, "robot1", 1, "mujoco") as arm:
         rollout = Rollout(fleet, "robot1", message, seed=0, arm=arm, on_batch=on_batch)
-        rollout.set_policy(Script(fleet, message, closes=closes))
+        rollout.set_policy(PickScript(fleet, message, closes=closes))
         return [rollout.episode() for _ in range(number)]
 
 
