@@ -126,8 +126,10 @@ class FleetRun:
     ) -> str:
         goal = self._fleet.goal
         while not self._stop.wait(_REFRESH_S):
-            supervisor.poll()
             self._ask(client)
+            if self._status is not None and self._status.last_command == "stop":
+                return "stop command"
+            supervisor.poll()  # after that: robots that a stop command ended are not to be started again
             elapsed_s = time.monotonic() - started_s
             late = ", ".join(supervisor.not_ready)
             note = f"started again, not ready yet: {late}" if late else ""
@@ -135,8 +137,6 @@ class FleetRun:
                 version = self._confirmation.message.version
                 note = f"measuring policy v{version} alone, in fresh simulated episodes …"
             show(Progress(self._folder.path.name, elapsed_s, goal, supervisor.restarts, note))
-            if self._status is not None and self._status.last_command == "stop":
-                return "stop command"
             if goal is None:
                 continue
             rate = self._success_rate()
