@@ -131,6 +131,24 @@ def test_an_operator_pauses_stops_and_estops(make_fleet, tmp_path, wait_until):
         )
 
 
+def test_robots_that_a_stop_command_ended_are_not_started_again(
+    make_fleet, tmp_path, wait_until, caplog, monkeypatch
+):
+    monkeypatch.setattr("fleet.fleet_run._REFRESH_S", 2.0)  # the robot has long ended when that is over
+    fleet = make_fleet("robot1")
+    folder = create_run_folder(fleet, tmp_path, "stopped")
+    outcomes = []
+    run = FleetRun(folder.load(), folder, Console(quiet=True), threading.Event())
+    thread = threading.Thread(target=lambda: outcomes.append(run.run()))
+    thread.start()
+    with ReplayClient(fleet.replay_server.endpoint, "monitor", "test") as client:
+        wait_until(lambda: status_of(client, "robot1").get("state") == "episode", 60, "the robot acts")
+        client.command("stop", "*", "")
+    thread.join(60)
+    assert [outcome.ended_by for outcome in outcomes] == ["stop command"]
+    assert "starting it again" not in caplog.text
+
+
 @pytest.mark.timeout(120)
 def test_processes_find_each_other_in_any_order(make_fleet, tmp_path, wait_until):
     """Robot first, then its arm, then the learner, and the server last."""
