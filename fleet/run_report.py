@@ -85,9 +85,10 @@ def _evaluate(
     folder.policy.write_bytes(encode(message))
     write_film(fleet, evaluation, folder.film)
     summary = evaluation.summary
-    told = f"mean final distance {100 * summary.get('mean_final_distance_m', float('nan')):.1f} cm"
     if "mean_door_angle_rad" in summary:
-        told = f"mean door angle {summary['mean_door_angle_rad']:.2f} rad, {told}"
+        told = f"mean door angle {summary['mean_door_angle_rad']:.2f} rad"
+    else:
+        told = f"mean final distance {100 * summary.get('mean_final_distance_m', float('nan')):.1f} cm"
     console.print(
         f"policy v{message.version}: {100 * summary['success_rate']:.0f} % of {summary['episodes']:.0f} fresh"
         f" noise-free episodes in {evaluation.simulator}, {told}",
