@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
@@ -49,7 +49,9 @@ class AlgorithmConfig(Model):
         description="Sets these keys' defaults. naf: ours; naf_2016: as published; naf_linear: ours with a "
         "linear μ; ddpg: an actor and a critic (arXiv:1509.02971).",
     )
-    hidden_sizes: list[int] = Field([100, 100], min_length=1, description="Width of each ReLU layer.")
+    hidden_sizes: list[Annotated[int, Field(ge=1)]] = Field(
+        [100, 100], min_length=1, description="Width of each ReLU layer."
+    )
     layer_norm: bool = Field(
         False,
         description="Normalise each hidden layer before its ReLU (arXiv:1607.06450, no parameters).",
@@ -112,7 +114,9 @@ class AlgorithmConfig(Model):
         """Fill in what the preset says of keys that are not given."""
         if not isinstance(data, dict):
             return data
-        return {**PRESETS.get(data.get("algorithm", "naf"), {}), **data}
+        algorithm = data.get("algorithm", "naf")
+        preset = PRESETS.get(algorithm, {}) if isinstance(algorithm, str) else {}
+        return {**preset, **data}
 
     @model_validator(mode="after")
     def _check_scale(self) -> Self:
@@ -126,6 +130,16 @@ class AlgorithmConfig(Model):
     def _check_n_step(self) -> Self:
         if self.n_step > 1 and self.algorithm == "ddpg":
             raise ValueError("n_step: needs NAF's advantage, which algorithm ddpg has not; use n_step: 1")
+        return self
+
+    @model_validator(mode="after")
+    def _check_ddpg(self) -> Self:
+        if self.algorithm != "ddpg":
+            return self
+        for key in ("layer_norm", "residual", "linear_mean", "off_diagonal", "diagonal"):
+            default = type(self).model_fields[key].default
+            if getattr(self, key) != default:
+                raise ValueError(f"{key}: algorithm ddpg has no such thing; leave it at {default}")
         return self
 
     @model_validator(mode="after")

@@ -163,6 +163,7 @@ def _pack_state(trainer: Trainer) -> bytes:
         "spec": trainer.spec.to_json(),
         "architecture": _architecture(trainer),
         "device": trainer.device.type,
+        "normalise_observations": trainer.config.normalise_observations,
         **trainer.facts(),
     }
     arrays = {name: tensor.cpu().numpy() for name, tensor in trainer.tensors().items()}
@@ -197,6 +198,13 @@ def _check_fit(path: Path, trainer: Trainer, state: dict[str, Any]) -> None:
     ]
     if other:
         raise WrongCheckpointError(f"{path}: is of another network: {'; '.join(other)}")
+    normalised = trainer.config.normalise_observations
+    if state.get("normalise_observations", normalised) != normalised:
+        raise WrongCheckpointError(
+            f"{path}: learned with learner.normalise_observations = {json.dumps(not normalised)}, this config "
+            f"says {json.dumps(normalised)}: its network is for observations of that kind; set it back, or begin "
+            "another run"
+        )
 
 
 def _architecture(trainer: Trainer) -> dict[str, Any]:

@@ -166,7 +166,12 @@ class Courier:
         if self._purposes:
             self.use(self._purposes)
             self._purposes = frozenset()
-        if not self.wanted and (due := [what for what in self._periods_s if now >= self._due_s[what]]):
+        # In this order: `hand_over` sets the purposes before it empties what is wanted.
+        if (
+            not self.wanted
+            and not self._purposes
+            and (due := [what for what in self._periods_s if now >= self._due_s[what]])
+        ):
             self._due_s |= {what: now + self._periods_s[what] for what in due}
             self.wanted = frozenset(due)
             self.attention.set()

@@ -196,7 +196,7 @@ def lower_triangular(diagonal: Tensor, off_diagonal: Tensor) -> Tensor:
     """
     L = torch.diag_embed(diagonal)
     if off_diagonal.shape[-1]:
-        rows, columns = torch.tril_indices(diagonal.shape[-1], diagonal.shape[-1], -1)
+        rows, columns = torch.tril_indices(diagonal.shape[-1], diagonal.shape[-1], -1, device=diagonal.device)
         L[:, rows, columns] = off_diagonal
     return L
 

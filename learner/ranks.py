@@ -106,5 +106,13 @@ class Ranks:
 
 
 def device_of(name: str) -> str:
-    """This rank's own device where the config says `cuda`: one GPU for each process of a machine."""
+    """This rank's own device where the config says `cuda`: one GPU for each process of a machine.
+
+    Raises:
+        ConfigError: The config names one GPU for all of them.
+    """
+    if name.startswith("cuda:") and Ranks.launched() and int(os.environ["LOCAL_WORLD_SIZE"]) > 1:
+        raise ConfigError(
+            f"learner.device = {name}: is one GPU for all ranks; cuda gives each one of its own"
+        )
     return f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" and Ranks.launched() else name

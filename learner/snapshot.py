@@ -30,7 +30,8 @@ class Snapshot:
 
     def __init__(self, config: LearnerConfig, spec: SpaceSpec) -> None:
         """Nothing taken yet."""
-        self.trainer = Trainer(config, spec)
+        # It never updates, so that no engine for updates need be compiled or captured.
+        self.trainer = Trainer(config.model_copy(update={"engine": "eager"}), spec)
         self.cursor = self.learned_rows = 0
         self.taken_s = 0.0
         self._counts = (0, 0)

@@ -139,6 +139,7 @@ class Trainer:
         if bounds != self._bounds:
             self._bounds = bounds
             self._gradient.bound(*bounds)
+        self._normalise_graphs()
 
     def update(self, rows: Tensor) -> None:
         """One gradient step and one target step on raw rows [batch_size, width], as the mirror gives them."""
@@ -172,8 +173,12 @@ class Trainer:
             self._graphed = GraphedUpdates(
                 self.config, mirror, self._gradient, self.flat, self.target, self.optimiser, self.generator
             )
-            self._graphed.normalise(self._mean, self._scale, self._reward_scale)
+            self._normalise_graphs()
         return self._graphed
+
+    def _normalise_graphs(self) -> None:
+        if self._graphed is not None:
+            self._graphed.normalise(self._mean, self._scale, self._reward_scale)
 
     def _update_fused(self, fused: FusedNaf, mirror: ReplayMirror, index: Tensor) -> None:
         config, adam = self.config, self.optimiser

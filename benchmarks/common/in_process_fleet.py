@@ -71,7 +71,8 @@ class InProcessFleet:
         self.control_rate_hz = first.robot.control_rate_hz
         spec = make_task(fleet, first.id).spec
         self.trainer = Trainer(self.config, spec, seed=seed)
-        self.mirror = ReplayMirror(spec.observation.size, spec.action.size, fleet.replay_server.capacity_rows)
+        sizes = spec.observation.size, spec.action.size
+        self.mirror = ReplayMirror(*sizes, fleet.replay_server.capacity_rows, self.config.device)
         self.train_cpu_s = 0.0
         self._limiter = RateLimiter(self.config.updates_per_row, self.config.warmup_rows)
         self._published = 0

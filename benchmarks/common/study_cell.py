@@ -14,6 +14,7 @@ import yaml
 from benchmarks.common.in_process_fleet import InProcessFleet
 from benchmarks.common.paper_cell import configure, learning_settings
 from benchmarks.common.virtual_time import Asynchronous
+from fleet.config import FleetConfig
 from fleet.gym_run import gym_config, train
 from learner.trainer import DivergedError
 
@@ -49,6 +50,17 @@ class StudyCell:
     def label(self) -> str:
         """For people."""
         return f"{self.task}, {self.setting}, seed {self.seed}"
+
+    def configure(self) -> FleetConfig:
+        """The fleet that learns, where `fleet` names one."""
+        overrides = [f"learner.{key}={json.dumps(value)}" for key, value in self.overrides.items()]
+        return configure(self.fleet, self.overrides.get("algorithm", "naf"), 2, overrides)
+
+    def settings(self) -> Record:
+        """Every knob of learning and its value, as today's defaults have it."""
+        if self.fleet:
+            return learning_settings(self.configure())
+        return gym_config(self.overrides).model_dump(mode="json")
 
 
 @dataclass(frozen=True)
@@ -141,7 +153,7 @@ def _run_gym(cell: StudyCell) -> Record:
     except DivergedError as error:
         diverged = str(error)
     return {
-        "settings": config.model_dump(mode="json"),
+        "settings": cell.settings(),
         "curve": curve,
         "metrics": metrics,
         "diverged": diverged,
@@ -151,8 +163,7 @@ def _run_gym(cell: StudyCell) -> Record:
 
 def _run_fleet(cell: StudyCell) -> Record:
     """The curve is of the success rate."""
-    overrides = [f"learner.{key}={json.dumps(value)}" for key, value in cell.overrides.items()]
-    fleet = configure(cell.fleet, cell.overrides.get("algorithm", "naf"), 2, overrides)
+    fleet = cell.configure()
     curve: list[list[float]] = []
     metrics: list[dict[str, float]] = []
     diverged = ""
@@ -168,7 +179,7 @@ def _run_fleet(cell: StudyCell) -> Record:
         except DivergedError as error:
             diverged = str(error)
         return {
-            "settings": learning_settings(fleet),
+            "settings": cell.settings(),
             "curve": curve,
             "metrics": metrics,
             "diverged": diverged,

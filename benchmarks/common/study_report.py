@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -29,8 +30,13 @@ def key(cell: StudyCell | Record) -> str:
 
 
 def latest(records: Iterable[Record]) -> dict[str, Record]:
-    """The last record of each cell, by `key`."""
-    return {key(record): record for record in records}
+    """The last record of each cell, by `key`; none that was learned with other settings than today's."""
+    newest = {key(record): record for record in records}
+    return {
+        name: record
+        for name, record in newest.items()
+        if "error" in record or record["settings"] == StudyCell(**record["cell"]).settings()
+    }
 
 
 @dataclass(frozen=True)
@@ -155,17 +161,19 @@ def _overview(study: Study, found: dict[str, dict[str, Outcome]]) -> list[Row]:
         ends = {task: of_settings[setting] for task, of_settings in found.items() if setting in of_settings}
         if not ends:
             continue
-        row: Row = {"setting": setting, "vs base": 0.0, "± SE": "", "solved": ""}
+        row: Row = {"setting": setting, "vs base": "", "± SE": "", "solved": ""}
         for task in found:
             areas = ends[task].areas if task in ends else []
             row[task] = f"{statistics.median(areas):.2f} {min(areas):.2f}" if areas else ""
         gains = _gains(ends, found)
-        if gains and setting != BASE:
+        if setting == BASE:
+            row["vs base"] = 0.0
+        elif gains:
             row["vs base"] = round(statistics.fmean(gains), 3)
             row["± SE"] = round(statistics.stdev(gains) / len(gains) ** 0.5, 3) if len(gains) > 1 else ""
         row["solved"] = f"{sum(e.solved for e in ends.values())} / {sum(len(e.runs) for e in ends.values())}"
         rows.append(row)
-    return sorted(rows, key=lambda row: -row["vs base"])
+    return sorted(rows, key=lambda row: math.inf if row["vs base"] == "" else -row["vs base"])
 
 
 def _gains(ends: dict[str, Outcome], found: dict[str, dict[str, Outcome]]) -> list[float]:

@@ -29,8 +29,15 @@ class FusedBuildError(RuntimeError):
 
 
 def cache_folder() -> Path:
-    """Where compiled libraries are kept: $XDG_CACHE_HOME/parallel-naf, or ~/.cache/parallel-naf."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "parallel-naf"
+    """Where compiled libraries are kept: $XDG_CACHE_HOME/parallel-naf, or ~/.cache/parallel-naf.
+
+    Raises:
+        FusedBuildError: There is neither.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "parallel-naf"
+    except RuntimeError as error:
+        raise FusedBuildError(f"{error}; set XDG_CACHE_HOME to a folder to compile into") from error
 
 
 def load_library(source: Path = SOURCE, folder: Path | None = None) -> ctypes.CDLL:

@@ -264,6 +264,14 @@ def test_precision_noise_needs_a_precision(sim2: Path) -> None:
     assert "greater than or equal to 1" in error_of(sim2, "learner.exploration_ladder=0.5")
 
 
+def test_a_network_that_cannot_be_is_refused(sim2: Path) -> None:
+    assert "learner.hidden_sizes.1" in error_of(sim2, "learner.hidden_sizes=[8, 0]")
+    assert "learner.algorithm" in error_of(sim2, "learner.algorithm=[naf]")
+    for key in ("layer_norm=true", "residual=true", "linear_mean=true", "off_diagonal=true", "diagonal=exp"):
+        text = error_of(sim2, "learner.algorithm=ddpg", f"learner.{key}")
+        assert f"{key.partition('=')[0]}: algorithm ddpg has no such thing" in text
+
+
 def test_an_override_for_one_robot_leaves_those_of_a_shared_config_alone(sim2: Path, edit: Edit) -> None:
     robot = yaml.safe_load((sim2.parent / "../robots/generic7_sim.yaml").read_text())
     edit("fleets/sim2.yaml", lambda fleet: fleet.update(robot=robot))

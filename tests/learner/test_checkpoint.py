@@ -159,6 +159,9 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, trainer: Trai
     wider = Trainer(CONFIG.model_copy(update={"hidden_sizes": [9, 8]}), spec)
     with pytest.raises(WrongCheckpointError, match=r"hidden_sizes is \[8, 8\] there, \[9, 8\] in this"):
         load_checkpoint(path, wider, "run")
+    raw = Trainer(CONFIG.model_copy(update={"normalise_observations": False}), spec)
+    with pytest.raises(WrongCheckpointError, match=r"normalise_observations = true, this config says false"):
+        load_checkpoint(path, raw, "run")
     other_spec = SpaceSpec(spec.action, spec.observation)
     with pytest.raises(WrongCheckpointError, match="other spaces: observation has 2 dimensions here and 3"):
         load_checkpoint(path, Trainer(CONFIG, other_spec), "run")

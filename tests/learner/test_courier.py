@@ -178,3 +178,34 @@ def test_between_updates_a_burst_comes_in_pieces(
         assert learner.trainer.normaliser.count == learner.trainer.rewards.count == learner.mirror.cursor
         assert learner.train()
     learner.courier.close()
+
+
+def test_nothing_is_wanted_before_what_was_handed_over_is_used(
+    make_learner: Callable[..., Learner], make_reply: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The threads take turns just between the courier's look at what is there and at what is wanted."""
+    courier = make_learner(make_reply(0, 90, 90)).courier
+    used: list[frozenset[str]] = []
+    monkeypatch.setattr(courier, "use", used.append)
+    courier._due_s.update(publish=2.0, log=3.0, checkpoint=1.0)
+    courier.tend(1.0)
+    assert courier.wanted == {"checkpoint"}
+
+    class Turns(type(courier)):  # type: ignore[misc]
+        @property
+        def wanted(self) -> frozenset[str]:
+            if self.__dict__["wanted"] and not self.__dict__.pop("handed", False):
+                self.__dict__["handed"] = True
+                self.hand_over()
+            return self.__dict__["wanted"]
+
+        @wanted.setter
+        def wanted(self, what: frozenset[str]) -> None:
+            self.__dict__["wanted"] = what
+
+    courier.__class__ = Turns
+    courier.tend(2.0)
+    assert not (courier._purposes and courier.__dict__["wanted"])
+    courier.tend(2.0)
+    assert used == [{"checkpoint"}]
+    courier.close()

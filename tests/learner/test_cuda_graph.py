@@ -114,6 +114,21 @@ def test_rows_that_come_later_are_drawn_and_statistics_that_change_are_used(
     assert not graphed.updates._reward.any()
 
 
+def test_a_trainer_keeps_its_graphs_at_its_newest_statistics(
+    spec: SpaceSpec, make_rows: Callable[..., Transitions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = LearnerConfig(hidden_sizes=[16, 16], batch_size=BATCH, engine="eager")
+    trainer, mirror = Trainer(config, spec), ReplayMirror(3, 2, 200)
+    monkeypatch.setattr(trainer, "_graphs_updates", True)  # as on a GPU
+    for rows in (make_rows(20), make_rows(60, 20)):
+        trainer.observe(rows)
+        mirror.extend(rows)
+        trainer.update_many(mirror, 1)
+        assert torch.equal(trainer._graphed._mean, trainer._mean)
+        assert torch.equal(trainer._graphed._scale, trainer._scale)
+        assert trainer._graphed._reward_scale == pytest.approx(trainer._reward_scale)
+
+
 def test_an_empty_mirror_is_refused(spec: SpaceSpec, make_rows: Callable[..., Transitions]) -> None:
     graphed = Graphed(spec, make_rows(5))
     graphed.mirror.seek(1000)

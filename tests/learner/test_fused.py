@@ -359,3 +359,13 @@ def test_processes_that_start_at_once_compile_once(source: Path, tmp_path: Path)
     assert [process.wait(60) for process in processes] == [0, 0, 0]
     assert calls.read_text().count("small.cc") == 1
     assert [path.suffix for path in sorted(folder.iterdir())] == [".lock", ".so"]
+
+
+def test_without_a_home_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    with pytest.raises(FusedBuildError, match="set XDG_CACHE_HOME"):
+        load_library()

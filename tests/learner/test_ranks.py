@@ -21,7 +21,7 @@ import pytest
 from fleet.config import ConfigError, FleetConfig
 from learner.checkpoint import STATE_FILE, list_checkpoints
 from learner.process import run_learner
-from learner.ranks import Ranks
+from learner.ranks import Ranks, device_of
 from learner.sealed_folder import read_sealed
 
 WaitUntil = Callable[..., None]
@@ -220,3 +220,13 @@ def test_resumed_with_another_number_of_ranks_and_ended_by_the_death_of_one(
         _, error = first.communicate(timeout=20)
         assert first.returncode == 1
     assert "RankError: rank 0 of 2 cannot go on: another rank ended or does not" in error
+
+
+def test_each_rank_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert device_of("cuda:1") == "cuda:1"
+    monkeypatch.setattr(Ranks, "launched", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert (device_of("cuda"), device_of("cpu")) == ("cuda:1", "cpu")
+    with pytest.raises(ConfigError, match="is one GPU for all ranks"):
+        device_of("cuda:0")
