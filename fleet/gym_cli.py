@@ -23,7 +23,7 @@ gym_app = typer.Typer()
 def train_gym(
     env_id: Annotated[str, typer.Argument(metavar="ENV", help="A Gymnasium id, as in Pendulum-v1.")],
     steps: Annotated[int, typer.Option(min=1, help="Steps in the environment.")] = 10_000,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of everything random.")] = 0,
     every: Annotated[int, typer.Option(min=1, help="Steps from one measurement to the next.")] = 1000,
     episodes: Annotated[int, typer.Option(min=1, help="Noise-free episodes per measurement.")] = 10,
     algorithm: Annotated[Algorithm, typer.Option(help="Whose settings; see docs/learning.md.")] = "naf",
@@ -56,13 +56,16 @@ def train_gym(
         console.print(f"{point.step:>9} {point.mean:>12.2f} {point.std:>10.2f} {saturation:>10.0f} %")
 
     with clear_errors():
-        config = gym_config({"algorithm": algorithm, **parse_settings(overrides or ())})
+        settings = parse_settings(overrides or ())
+        if "algorithm" in settings:
+            fail(f"--set algorithm={settings['algorithm']}: use --algorithm", EXIT_CONFIG)
+        config = gym_config({"algorithm": algorithm, **settings})
         try:
             if out:
                 out.mkdir(parents=True, exist_ok=True)
             result = train(env_id, config, seed, steps, every, episodes, show)
         except OSError as error:
-            fail(f"--out: {error}", EXIT_CONFIG)
+            fail(f"--out {out}: cannot be made a folder: {error.strerror}; name another", EXIT_CONFIG)
         except GymError as error:
             fail(str(error), EXIT_CONFIG)
         except DivergedError as error:
@@ -72,5 +75,7 @@ def train_gym(
         save(out, report, result)
     if as_json:
         print_json(report)
-    else:
+    elif result.updates:
         console.print(f"{result.updates} updates, {result.updates_per_s:.0f} a second; {result.wall_s:.0f} s")
+    else:
+        console.print(f"nothing learned: updates begin after {config.warmup_rows} steps (warmup_rows)")

@@ -45,6 +45,8 @@ def parse_settings(lines: Sequence[str]) -> dict[str, Any]:
         key, separator, text = line.partition("=")
         if not separator:
             raise ConfigError(f"--set {line!r}: must look like learning_rate=0.001")
+        if key.startswith("learner."):
+            raise ConfigError(f"--set {line!r}: leave the 'learner.' out, there is nothing else here")
         try:
             settings[key] = yaml.safe_load(text)
         except yaml.YAMLError as error:

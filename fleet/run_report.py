@@ -21,14 +21,17 @@ logger = logging.getLogger(__name__)
 
 
 def write_report(folder: RunFolder, outcome: Outcome, console: Console) -> bool:
-    """Count what is stored, draw the curve, film the last policy; True if the goal was reached."""
+    """Count what is stored, draw the curve, film the last policy; True if it ended as it was meant to.
+
+    That is by its goal, or without a goal by a stop command.
+    """
     from replay_server.episode_store import list_episodes
     from replay_server.report import Report, count_rows, plot_learning_curve
 
     fleet = folder.load()
     episodes = list_episodes(folder.path)
     counts = count_rows(check_run(folder.path, console), outcome.produced)
-    reached = outcome.ended_by == "goal" or (fleet.goal is None and outcome.ended_by == "stop command")
+    done = outcome.ended_by == "goal" or (fleet.goal is None and outcome.ended_by == "stop command")
     report = Report(
         success_rate=outcome.success_rate,
         robots=len(fleet.robots),
@@ -50,13 +53,14 @@ def write_report(folder: RunFolder, outcome: Outcome, console: Console) -> bool:
     if outcome.ended_by != "interrupt":
         replace(report, final_evaluation=_evaluate(fleet, folder, outcome, console)).write(folder.report)
     console.print(
-        f"{'goal reached' if reached else f'ended by {outcome.ended_by}'} after {outcome.wall_time_s:.0f} s:"
+        f"{'goal reached' if outcome.ended_by == 'goal' else f'ended by {outcome.ended_by}'} after"
+        f" {outcome.wall_time_s:.0f} s:"
         f" {counts.stored:,} transitions stored, {counts.lost} lost, {counts.duplicated} duplicated"
         + (f", {counts.spooled} still in a robot's spool" if counts.spooled else ""),
         highlight=False,
         soft_wrap=True,
     )
-    return reached
+    return done
 
 
 def _evaluate(
@@ -76,6 +80,7 @@ def _evaluate(
             message, evaluation = outcome.confirmed.message, outcome.confirmed.evaluation
         else:
             message = read_policy(run_policy_file(folder))
+            console.print(f"measuring policy v{message.version} in 50 fresh episodes …", highlight=False)
             evaluation = evaluate_policy(
                 fleet, message, 50, fleet.seed + FRESH_SEED, fleet.evaluable[0], console
             )

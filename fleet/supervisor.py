@@ -199,7 +199,8 @@ class Supervisor:
         child.quick_failures += 1
         child.restarts += 1
         child.restart_at_s = now_s + delay_s
-        logger.warning("%s ended (%s); starting it again in %.1f s", name, _status_text(status), delay_s)
+        text = "%s ended (%s); starting it again in %.1f s (its log: %s)"
+        logger.warning(text, name, _status_text(status), delay_s, child.log_path)
 
     def log_tail(self, name: str) -> str:
         """The last lines of a process's log, indented, and where the rest is."""

@@ -201,9 +201,9 @@ def _check_fit(path: Path, trainer: Trainer, state: dict[str, Any]) -> None:
     normalised = trainer.config.normalise_observations
     if state.get("normalise_observations", normalised) != normalised:
         raise WrongCheckpointError(
-            f"{path}: learned with learner.normalise_observations = {json.dumps(not normalised)}, this config "
-            f"says {json.dumps(normalised)}: its network is for observations of that kind; set it back, or begin "
-            "another run"
+            f"{path}: learned with learner.normalise_observations = {json.dumps(not normalised)}, this "
+            f"config says {json.dumps(normalised)}, and its network is for observations of that kind: set it "
+            "back, or begin another run"
         )
 
 

@@ -8,6 +8,7 @@ trainer's state out. `learner/courier.py` does the rest.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Container
@@ -28,6 +29,8 @@ from learner.rounds import Rounds
 from learner.snapshot import Snapshot
 from learner.trainer import Trainer
 from replay_server.rate_limiter import RateLimiter
+
+log = logging.getLogger(__name__)
 
 _SLICE_S = 0.01
 _IDLE_S = 0.01
@@ -72,6 +75,8 @@ class Learner:
         self._slice = 16
         self._queue = DeviceQueue(self.trainer.device)
         progress = resume(run.checkpoints, self.trainer, link.run_id)
+        if progress is None:
+            log.info("no checkpoint in %s: learning starts at update 0", run.checkpoints)
         self._seen = progress.cursor if progress else 0
         if leader is not None:
             leader.begin(self.trainer, self.mirror)

@@ -38,7 +38,10 @@ def policy_message(
     parameters = trainer.policy_parameters()
     mean, scale = trainer.normaliser.mean, trainer.normaliser.scale
     if not all(np.isfinite(array).all() for array in (parameters, mean, scale)):
-        raise DivergedError(f"policy {version} is not finite after {trainer.updates} updates: not published")
+        raise DivergedError(
+            f"policy {version} is not finite after {trainer.updates} updates: not published; learning has "
+            "diverged: lower the learning rate or the scale of rewards"
+        )
     config, network = trainer.config, trainer.network
     naf = network if isinstance(network, NafShape) else None
     return PolicyMessage(

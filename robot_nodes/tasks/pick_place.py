@@ -9,10 +9,10 @@ are our choice:
 
 with the distance d of hand and object, the distance D of object and target, how far the gripper is closed, g
 from 0 to 1, and so how well it holds the object, h. If it is closed further than an object lets it, there is
-nothing in it: f falls from 1 to 0. h is flat near d = 0, where the hand cannot be exact, and steep beyond: what
-is held off-centre slips out of the fingers in the seconds that follow, which a discount hides. Only what is
-held earns anything by being near the target, so where that is matters to the values of no other states. A
-target is higher than the object hangs: nothing but a grasp brings it there.
+nothing in it: f falls from 1 to 0. h is flat near d = 0, where the hand cannot be exact, and steep beyond:
+what is held off-centre slips out of the fingers in the seconds that follow, which a discount hides. Only what
+is held earns anything by being near the target, so where that is matters to the values of no other states.
+A target is higher than the object hangs: nothing but a grasp brings it there.
 """
 
 from __future__ import annotations

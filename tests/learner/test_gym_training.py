@@ -289,6 +289,8 @@ def test_a_wrong_setting_is_named() -> None:
     with pytest.raises(ConfigError, match=r"--set: gamma = 2\.0") as caught:
         gym_config(parse_settings(["gamma=2.0", "nonsense=[1, 2]"]))
     assert "--set: nonsense: unknown key" in str(caught.value)
+    with pytest.raises(ConfigError, match=r"leave the 'learner\.' out"):
+        parse_settings(["learner.gamma=0.9"])
     with pytest.raises(ConfigError, match="must look like learning_rate"):
         parse_settings(["gamma"])
     with pytest.raises(ConfigError, match="not valid YAML"):
