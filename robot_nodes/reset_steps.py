@@ -9,14 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fleet.robot_config import RobotConfig
-from robot_nodes.trajectory import (
-    Guarded,
-    Trajectory,
-    TrajectoryError,
-    TrajectoryPlan,
-    braking,
-    home_velocity,
-)
+from robot_nodes.home_servo import STILL_RAD, HomeServo
+from robot_nodes.trajectory import Guarded, Trajectory, TrajectoryError, TrajectoryPlan, braking
 
 Vector = npt.NDArray[np.float64]
 
@@ -26,7 +20,6 @@ LAG_S = 0.5
 DEVIATION_RAD = 0.1
 DEVIATION_S = 0.5  # as long as it may be elsewhere
 NAMED_JOINTS = 3  # at most, in the text of a fault
-STILL_RAD = 0.005  # a joint that has stayed within this did not move
 
 
 class ResetError(RuntimeError):
@@ -92,13 +85,14 @@ class VelocityStep:
 
     def __init__(self, motion: Motion) -> None:
         self._motion = motion
+        self._servo = HomeServo(motion.robot, motion.home)
 
     def tick(self, q: Vector, qd: Vector, now_s: float) -> Vector | None:
         """Towards home."""
         if self._motion.arrived(q, qd):
             return None
         self._motion.check_time(q, now_s)
-        return home_velocity(self._motion.home - q, self._motion.robot)
+        return self._servo.velocity(q, now_s)
 
     def cancel(self, q: Vector, qd: Vector) -> bool:
         """Always afresh: the servo goes on from where the arm is."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from fleet.robot_config import RobotConfig
 from robot_nodes.guard_state import SMOOTHING
 from robot_nodes.guarded_commands import GuardedCommands
+from robot_nodes.home_servo import HomeServo
 
 Vector = npt.NDArray[np.float64]
 
@@ -19,7 +20,6 @@ Guarded = Callable[[float], GuardedCommands]
 """guarded(dt): fresh commands of this robot, from rest."""
 
 _SHORTEST_STEP_S = 0.02  # between two points: what controllers interpolate well
-_HELD_BACK_S = 1.0  # when a plan does not arrive, the limits that acted in its last second are named
 _REST_RAD_S = 1e-6
 
 
@@ -40,12 +40,6 @@ class Trajectory:
     times_s: Vector
     positions: Vector
     velocities: Vector
-
-
-def home_velocity(error: Vector, robot: RobotConfig) -> Vector:
-    """What the servo asks for at a position error [nq] (rad): joint velocities [nq] (rad/s)."""
-    fastest = robot.reset.speed * np.array(robot.limits.max_joint_velocity_rad_s)
-    return np.clip(robot.reset.gain_per_s * error, -fastest, fastest)
 
 
 def braking(q: Vector, qd: Vector, robot: RobotConfig) -> Trajectory:
@@ -76,10 +70,12 @@ class TrajectoryPlan:
         self._home, self._robot = home, robot
         self._step_s = max(1.0 / robot.control_rate_hz, _SHORTEST_STEP_S)
         self._q, self._commands = q, guarded(self._step_s)
+        self._servo = HomeServo(robot, home)
         self._points: list[Vector] = []
         self._velocities: list[Vector] = []
         self._arriving = False
-        self._held_back: deque[str] = deque(maxlen=round(_HELD_BACK_S / self._step_s))
+        # When it does not arrive, the limits are named that acted while each joint was tried.
+        self._held_back: deque[str] = deque(maxlen=round(self._servo.round_s / self._step_s))
 
     def advance(self, steps: int) -> Trajectory | None:
         """Plan so many steps more; the trajectory when it has arrived.
@@ -100,7 +96,8 @@ class TrajectoryPlan:
     def _step(self) -> None:
         error = self._home - self._q
         self._arriving |= bool(np.abs(error).max() < self._robot.reset.tolerance_rad / 2)
-        wish = np.zeros_like(error) if self._arriving else home_velocity(error, self._robot)
+        now_s = len(self._points) * self._step_s
+        wish = np.zeros_like(error) if self._arriving else self._servo.velocity(self._q, now_s)
         interventions = self._commands.next(wish, self._q, self._commands.last)
         velocity = self._commands.last
         self._q = self._q + velocity * self._step_s
