@@ -4,8 +4,8 @@ As benchmarks/reach_learning.py, but first a script teleoperates the arm for `--
 with noise on what it does; their rows count as a person's, and a share of each minibatch is drawn from
 them (`learner.demonstration_fraction`). Then the fleet explores by itself.
 
-    python benchmarks/pick_place.py --demonstrations 40 --seeds 0 1
-    python benchmarks/pick_place.py --demonstrations 0 --rows 100000
+    python benchmarks/pick_place.py --demonstrations 80 --seeds 0 1
+    python benchmarks/pick_place.py --demonstrations 0 --rows 120000
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
     """Measure, print and save."""
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
-    parser.add_argument("--demonstrations", type=int, default=40, help="episodes; 0: none")
+    parser.add_argument("--demonstrations", type=int, default=80, help="episodes; 0: none")
     parser.add_argument("--fraction", type=float, default=0.25, help="of each minibatch, drawn from them")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--rows", type=int, default=50_000)
