@@ -63,13 +63,14 @@ def evaluations_that_count(goal: GoalConfig | None) -> int:
 def summary_line(status: Status, progress: Progress) -> str:
     """The screen in one line, for logs and pipes."""
     learner = stats_of(status, "learner")
+    version = learner.get("learner/policy_version", -1)
     over = evaluations_that_count(progress.goal)
     rate = success_rate(status.evaluations, over)
     return (
         f"{_clock(progress.elapsed_s)}  rows {status.stats.get('replay/rows_inserted', 0):,}"
         f" ({status.stats.get('replay/rows_per_s', 0):.0f}/s)"
         f"  updates {learner.get('learner/updates', 0):,} ({learner.get('learner/updates_per_s', 0):.0f}/s)"
-        f"  policy v{learner.get('learner/policy_version', -1)}"
+        f"  policy {f'v{version}' if version >= 0 else '–'}"
         f"  success {_percent(rate)} of the last {over} evaluations ({len(status.evaluations)} done)"
         + "".join(f"  {text}" for text in _stopped_robots(status))
         + (f"  {progress.note}" if progress.note else "")

@@ -92,7 +92,10 @@ class FleetUplink:
             return f"for the replay server (learner.synchronous): {missing} rows are not stored yet"
         learned, stored = newest.policy.learned_rows, self._sender.stored_cursor
         if learned < stored:
-            return f"for the learner (learner.synchronous): it has learned from {learned} of {stored} rows"
+            return (
+                f"for the learner (learner.synchronous): it has learned from {learned} of {stored} rows, and "
+                "goes on when every robot has ended its episode"
+            )
         return ""
 
     @property
