@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [str(ROOT), *(path for path in sys.path if path != str(ROOT / "benchmarks"))]
 
 from benchmarks.common.paper_cell import Cell, Record, Results, run_cell, task_name
+from fleet.config import ConfigError
+from robot_nodes.sim.rollout import RolloutError
 
 FLEETS = {"reach": "hardware_configs/fleets/sim2.yaml", "door": "hardware_configs/fleets/door2.yaml"}
 ALGORITHMS = ["naf", "naf_2016", "naf_linear", "ddpg"]
@@ -90,8 +92,18 @@ def run_all(cells: list[Cell], results: Results, processes: int) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that follow
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes, initializer=_alone, maxtasksperchild=1) as pool:
-        for record in pool.imap_unordered(run_cell, missing, chunksize=1):
-            results.add(record)
+        for record in pool.imap_unordered(_attempt, missing, chunksize=1):
+            if record is not None:
+                results.add(record)
+
+
+def _attempt(cell: Cell) -> Record | None:
+    """A run, or nothing and its error on the screen: the others go on, and this one is missing still."""
+    try:
+        return run_cell(cell)
+    except (RolloutError, ConfigError) as error:
+        print(f"{cell.label}: FAILED: {error}", flush=True)
+        return None
 
 
 def _alone() -> None:
