@@ -89,8 +89,9 @@ def test_a_dry_run_shows_everything_and_sends_nothing(
             views.append(json.loads(line))
             assert views[-1]["dry_run"] is True and views[-1]["phase"] != "fault", views[-1]
         topic = "/arm1/forward_velocity_controller/commands"
-        nodes = dict(node.get_node_names_and_namespaces())
-        assert "robot_node" in nodes, "we see the node itself"
+        while "robot_node" not in (nodes := dict(node.get_node_names_and_namespaces())):
+            assert time.monotonic() < deadline, "we see the node itself"
+            time.sleep(0.05)
         assert node.count_subscribers(topic) == 1, "the fake controller"
         assert node.count_publishers(topic) == 0
         assert node.count_publishers("/arm1/joint_trajectory_controller/joint_trajectory") == 0

@@ -56,7 +56,7 @@ WaitUntil = Callable[..., None]
 def short_periods(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experience_sender, "_HELLO_PERIOD_S", 0.05)
     monkeypatch.setattr(experience_sender, "_HELLO_AGAIN_PERIOD_S", 0.1)
-    monkeypatch.setattr(experience_sender, "_ACK_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(experience_sender, "_ACK_TIMEOUT_S", 0.5)
     monkeypatch.setattr(experience_sender, "_HEARTBEAT_PERIOD_S", 0.05)
     monkeypatch.setattr(experience_sender, "_DISK_RETRY_S", 0.05)
     monkeypatch.setattr(experience_sender, "_SEAL_PATIENCE_S", 0.3)
@@ -295,6 +295,7 @@ def test_a_running_episode_leaves_in_batches_of_sixteen(
     sender.put(rows=1, end="")
     batch = server.take()
     assert (batch.first_seq, batch.rows, batch.end) == (0, 16, "")
+    server.ack()
     sender.put(rows=1)
     batch = server.take()
     assert (batch.first_seq, batch.rows, batch.end) == (16, 2, "time_limit")
