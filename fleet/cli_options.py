@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-DEMO_FLEET = "hardware_configs/fleets/sim2.yaml"
+DEMO_FLEET = "hardware_configs/fleets/demo.yaml"
 
 ConfigPath = Annotated[
     Path, typer.Argument(metavar="FLEET.yaml", help="The fleet's config, or the config.yaml of a run folder.")
