@@ -63,18 +63,22 @@ def evaluations_that_count(goal: GoalConfig | None) -> int:
 def summary_line(status: Status, progress: Progress) -> str:
     """The screen in one line, for logs and pipes."""
     learner = stats_of(status, "learner")
-    version = learner.get("learner/policy_version", -1)
     over = evaluations_that_count(progress.goal)
     rate = success_rate(status.evaluations, over)
     return (
         f"{_clock(progress.elapsed_s)}  rows {status.stats.get('replay/rows_inserted', 0):,}"
         f" ({status.stats.get('replay/rows_per_s', 0):.0f}/s)"
         f"  updates {learner.get('learner/updates', 0):,} ({learner.get('learner/updates_per_s', 0):.0f}/s)"
-        f"  policy {f'v{version}' if version >= 0 else '–'}"
+        f"  policy {_version(learner.get('learner/policy_version', -1))}"
         f"  success {_percent(rate)} of the last {over} evaluations ({len(status.evaluations)} done)"
         + "".join(f"  {text}" for text in _stopped_robots(status))
         + (f"  {progress.note}" if progress.note else "")
     )
+
+
+def _version(number: int) -> str:
+    """Of a policy; below 0: there is none yet."""
+    return f"v{number}" if number >= 0 else "–"
 
 
 def _stopped_robots(status: Status) -> list[str]:
@@ -114,11 +118,10 @@ def _robots(status: Status) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for process in _of_role(status, "robot"):
         stats = process["stats"]
-        version = stats.get("robot/policy_version", -1)
         table.add_row(
             Text(str(process["process_id"])),
             _state(process),
-            f"v{version}" if version >= 0 else "–",
+            _version(stats.get("robot/policy_version", -1)),
             _age(stats.get("robot/policy_age_s", -1.0)),
             f"{stats.get('robot/steps', 0):,}",
             f"{stats.get('robot/episodes', 0):,}",

@@ -56,6 +56,7 @@ class StudyCell:
         overrides = [f"learner.{key}={json.dumps(value)}" for key, value in self.overrides.items()]
         return configure(self.fleet, self.overrides.get("algorithm", "naf"), 2, overrides)
 
+    @property
     def settings(self) -> Record:
         """Every knob of learning and its value, as today's defaults have it."""
         if self.fleet:
@@ -153,7 +154,7 @@ def _run_gym(cell: StudyCell) -> Record:
     except DivergedError as error:
         diverged = str(error)
     return {
-        "settings": cell.settings(),
+        "settings": cell.settings,
         "curve": curve,
         "metrics": metrics,
         "diverged": diverged,
@@ -179,7 +180,7 @@ def _run_fleet(cell: StudyCell) -> Record:
         except DivergedError as error:
             diverged = str(error)
         return {
-            "settings": cell.settings(),
+            "settings": cell.settings,
             "curve": curve,
             "metrics": metrics,
             "diverged": diverged,

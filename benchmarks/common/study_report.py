@@ -35,7 +35,7 @@ def latest(records: Iterable[Record]) -> dict[str, Record]:
     return {
         name: record
         for name, record in newest.items()
-        if "error" in record or record["settings"] == StudyCell(**record["cell"]).settings()
+        if "error" in record or record["settings"] == StudyCell(**record["cell"]).settings
     }
 
 

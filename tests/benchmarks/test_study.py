@@ -30,7 +30,7 @@ def study(tmp_path: Path) -> Study:
 
 def finished(cell: StudyCell, mean: float, **changes: Any) -> dict[str, Any]:
     curve = [[10, mean, 0.0], [20, mean, 0.0]]
-    settings = cell.settings() | changes
+    settings = cell.settings | changes
     return {"cell": asdict(cell), "settings": settings, "curve": curve, "diverged": ""}
 
 

@@ -15,7 +15,7 @@ from fleet.handshakes import HandshakeCounter
 from fleet.key_files import KeyFolder, read_public
 from fleet.keys import Credentials, find_credentials
 from fleet.sockets import (
-    BindError,
+    AddressInUseError,
     Context,
     Socket,
     bind_policy_publisher,
@@ -162,7 +162,7 @@ def rebind(context: Context, endpoint: str, credentials: Credentials, wait_until
     bound: list[Socket] = []
 
     def is_bound() -> bool:
-        with contextlib.suppress(BindError):
+        with contextlib.suppress(AddressInUseError):
             bound.append(bind_policy_publisher(context, endpoint, credentials))
         return bool(bound)
 
@@ -265,9 +265,8 @@ def test_a_revoked_robot_hears_no_more_policies(
     drop_connections(publisher)
 
     def is_denied() -> bool:
-        publisher.poll(
-            10
-        )  # as the learner does all the time: ZeroMQ finishes what it began in calls like this
+        # As the learner does all the time: ZeroMQ finishes what it began in calls like this.
+        publisher.poll(10)
         return gatekeeper.denied > 0
 
     # Long enough for two attempts that ended in the gap between two listeners, 5 s each.
