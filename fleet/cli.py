@@ -67,6 +67,7 @@ def replay_server(
                 stop_on_signals(),
                 on_ready=notify_ready,
                 credentials=credentials,
+                task=fleet.task.kind,
             )
         except StoreError as error:
             fail(str(error), EXIT_CONFIG)

@@ -14,10 +14,12 @@ from replay_server.episode_file import Episode, EpisodeInfo
 class EpisodeBuilder:
     """Collects the rows of one episode and seals them into an `Episode`."""
 
-    def __init__(self, *, run_id: str, robot_id: str, boot_id: str, episode: int, spec: SpaceSpec) -> None:
+    def __init__(
+        self, *, run_id: str, robot_id: str, boot_id: str, episode: int, spec: SpaceSpec, task: str = ""
+    ) -> None:
         """Begin an episode without rows."""
         self._run_id, self._robot_id, self._boot_id, self._episode = run_id, robot_id, boot_id, episode
-        self._spec = spec
+        self._spec, self._task = spec, task
         self._parts: list[Array] = []
         self._seqs: list[Array] = []
         self._cursors: list[Array] = []
@@ -84,5 +86,6 @@ class EpisodeBuilder:
             success=success,
             metrics=dict(metrics),
             complete=bool(end),
+            task=self._task,
         )
         return Episode(info=info, spec=self._spec, transitions=transitions, seq=seq, cursor=cursor)

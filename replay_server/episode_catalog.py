@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +30,15 @@ from replay_server.episode_file import (
     EpisodeInfo,
     checksum,
     read_episode,
+    read_info,
     read_layout,
     write_episode,
 )
 
 logger = logging.getLogger(__name__)
+
+_FILES_FOR_A_POOL = 500  # fewer are read before other processes have started
+_CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,30 @@ class EpisodeCatalog:
         entry = self._entry(path)
         return EpisodeInfo(**entry["info"]) if entry is not None else None
 
+    def learn(
+        self,
+        paths: Sequence[Path],
+        on_error: Callable[[EpisodeFileError], None],
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """Read those of `paths` that are not known, and remember them on the disk if that lets us."""
+        unknown = [path for path in paths if self._entry(path) is None]
+        learned = []
+        for done, (path, found) in enumerate(_read_facts(unknown), start=1):
+            on_progress(done, len(unknown))
+            if isinstance(found, str):
+                on_error(EpisodeFileError(found))
+                continue
+            entry = {"file": self._key(path), **found}
+            self._entries[entry["file"]] = entry
+            learned.append(b"".join(pack_record(json.dumps(entry).encode())))
+        if learned:
+            try:
+                with self._path.open("ab") as file:
+                    file.write(b"".join(learned))
+            except OSError as error:
+                logger.info("%s: not written, the next scan takes as long: %s", self._path, error)
+
     def read(self, path: Path, nx: int, nu: int) -> EpisodeRows:
         """The rows of a file whose observations have `nx` numbers and whose actions have `nu`.
 
@@ -96,17 +126,33 @@ def seal_episode(run_dir: Path, episode: Episode) -> Path:
     path = write_episode(run_dir, episode)
     catalog = _catalog_path(run_dir)
     try:
-        entry = {
-            "file": str(path.relative_to(catalog.parent)),
-            "stat": _stat(path),
-            "info": asdict(episode.info),
-            **asdict(read_layout(path)),
-        }
+        entry = {"file": str(path.relative_to(catalog.parent)), **_facts(path, episode.info)}
         with catalog.open("ab") as file:
             file.write(b"".join(pack_record(json.dumps(entry).encode())))
     except (OSError, EpisodeFileError) as error:
         logger.warning("%s is not in the catalog, the next start takes longer: %s", path, error)
     return path
+
+
+def _facts(path: Path, info: EpisodeInfo) -> dict[str, Any]:
+    return {"stat": _stat(path), "info": asdict(info), **asdict(read_layout(path))}
+
+
+def _read_facts(paths: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any] | str]]:
+    """What the catalog holds of each file, or what is wrong with it."""
+    if len(paths) < _FILES_FOR_A_POOL:
+        yield from zip(paths, map(_read_file, paths), strict=True)
+        return
+    spawned = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawned) as pool:
+        yield from zip(paths, pool.map(_read_file, paths, chunksize=_CHUNK), strict=True)
+
+
+def _read_file(path: Path) -> dict[str, Any] | str:
+    try:
+        return _facts(path, read_info(path))
+    except EpisodeFileError as error:
+        return str(error)
 
 
 def _catalog_path(run_dir: Path) -> Path:

@@ -26,7 +26,9 @@ from fleet.messages import COLUMNS, Array, Transitions
 from fleet.spaces import SpaceError, SpaceSpec
 from replay_server.columns import shape_error
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1: without `task` and `origin`. Older files are read as well; `pnaf logs upgrade` rewrites them."""
+
 DATASETS = (*COLUMNS, "seq", "cursor")
 _T = TypeVar("_T")
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -58,6 +60,8 @@ class EpisodeInfo:
         success: The task's verdict.
         metrics: Numbers about the episode, from the task.
         complete: Its end is in the file.
+        task: Kind of the task (`reach`, …); empty if that is not known.
+        origin: Where it comes from, if no robot lived it as it stands: imported, relabelled, cut.
     """
 
     run_id: str
@@ -77,6 +81,8 @@ class EpisodeInfo:
     success: bool
     metrics: dict[str, float]
     complete: bool
+    task: str = ""
+    origin: str = ""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -175,6 +181,15 @@ def read_info(path: Path) -> EpisodeInfo:
     return _read(path, _info)
 
 
+def read_spec(path: Path) -> SpaceSpec:
+    """The spaces that an episode follows, without its rows.
+
+    Raises:
+        EpisodeFileError: The file is truncated or not an episode.
+    """
+    return _read(path, _spec)
+
+
 def read_episode(path: Path) -> Episode:
     """One episode with all its rows, checked against its own spec.
 
@@ -213,10 +228,15 @@ def _read(path: Path, read: Callable[[h5py.File], _T]) -> _T:
 def _info(file: h5py.File) -> EpisodeInfo:
     if "schema_version" not in file.attrs:
         raise ValueError("it has no schema_version: some other program wrote it")
-    if (version := int(file.attrs["schema_version"])) != SCHEMA_VERSION:
-        raise ValueError(f"schema_version is {version}, this parallel-naf reads {SCHEMA_VERSION}")
+    version = int(file.attrs["schema_version"])
+    if not 1 <= version <= SCHEMA_VERSION:
+        raise ValueError(
+            f"schema_version is {version}, of a newer parallel-naf: this one reads 1 to {SCHEMA_VERSION}"
+        )
     values: dict[str, Any] = {}
     attributes = dict(file.attrs)
+    for older in range(version, SCHEMA_VERSION):
+        attributes = _UPGRADES[older] | attributes
     for f in fields(EpisodeInfo):
         if f.name not in attributes:
             raise ValueError(f"the attribute {f.name!r} is missing")
@@ -227,9 +247,17 @@ def _info(file: h5py.File) -> EpisodeInfo:
     return EpisodeInfo(**values)
 
 
+_UPGRADES: dict[int, dict[str, Any]] = {1: {"task": "", "origin": ""}}
+"""What each version lacks of the next one's attributes."""
+
+
+def _spec(file: h5py.File) -> SpaceSpec:
+    return SpaceSpec.from_json(json.loads(file.attrs["spec"]))
+
+
 def _episode(file: h5py.File) -> Episode:
     info = _info(file)
-    spec = SpaceSpec.from_json(json.loads(file.attrs["spec"]))
+    spec = _spec(file)
     for name in DATASETS:
         if name not in file:
             raise ValueError(f"the dataset {name!r} is missing")

@@ -103,13 +103,14 @@ class EpisodeStore:
         max_backlog: int = 1024,
         retry_s: float = 1.0,
         write: Callable[[Path, Episode], Path] = seal_episode,
+        task: str = "",
     ) -> None:
         """Lock the folder, tidy it and start the thread.
 
         Raises:
             StoreError: Another replay server has the folder.
         """
-        self.run_dir = run_dir
+        self.run_dir, self.task = run_dir, task
         self.episodes_written = 0
         self.write_errors = 0
         self._max_backlog = max_backlog

@@ -269,6 +269,7 @@ class ExperienceLog:
             boot_id=batch.boot_id,
             episode=batch.episode,
             spec=self.spec,
+            task=self._store.task,
         )
         builder.evaluation = batch.evaluation
         # The server stopped in the middle of this episode: its file is written again, whole.

@@ -48,6 +48,7 @@ def run_replay_server(
     on_ready: Callable[[], None] | None = None,
     seed: int | None = None,
     credentials: Credentials | None = None,
+    task: str = "",
 ) -> None:
     """Serve one run until `stop`, then seal and write every episode.
 
@@ -59,6 +60,7 @@ def run_replay_server(
         on_ready: Called once, when clients are about to be served.
         seed: Of the sampler; none: from the operating system.
         credentials: Keys; none: no encryption, and loopback only.
+        task: Kind of the task, for the episode files.
 
     Raises:
         BindError: The endpoint cannot be bound.
@@ -81,7 +83,7 @@ def run_replay_server(
         ends.callback(os.close, waker)
         sealer = Sealer()
         ends.callback(sealer.close)
-        store = EpisodeStore(run_dir, write=sealer.write)
+        store = EpisodeStore(run_dir, write=sealer.write, task=task)
         try:
             service = ReplayService(
                 config,

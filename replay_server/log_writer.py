@@ -1,0 +1,127 @@
+"""A new run folder out of episodes that exist already: what merging, cutting, relabelling and importing make.
+
+It is like any other: rows of each boot are numbered without a hole, cursors follow each other, `config.yaml`
+and the URDFs come along. So `pnaf logs verify` finds it whole, and a replay server may serve it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from fleet.config import FleetConfig
+from fleet.messages import Transitions
+from fleet.run_folder import RunFolder, create_run_folder
+from fleet.spaces import SpaceSpec
+from replay_server.episode_catalog import seal_episode
+from replay_server.episode_file import Episode, EpisodeInfo, episode_path, write_atomically
+from replay_server.logs import LogsError
+
+MADE_FILE = "made.json"
+"""How a folder came about, for people."""
+
+
+class LogWriter:
+    """Writes one folder, episode by episode; if anything fails, nothing is left of it.
+
+        with LogWriter(out, spec, "merged from runs/a, runs/b", config) as writer:
+            for summary, transitions in logs.read():
+                writer.add(summary.info, transitions)
+
+    Attributes:
+        folder: The folder.
+        episodes: Episodes written.
+        rows: Their transitions.
+    """
+
+    def __init__(self, out: Path, spec: SpaceSpec, made: str, config: FleetConfig | None = None) -> None:
+        """Make the folder.
+
+        Args:
+            out: It must not exist.
+            spec: Of all episodes to come.
+            made: How they came about; each episode's `origin` unless it has one.
+            config: The fleet's, to be kept beside them.
+
+        Raises:
+            LogsError: `out` exists already.
+            ConfigError: Its name is none for a run folder.
+        """
+        if out.exists():
+            raise LogsError(f"{out} exists already: name another folder, or remove that first")
+        self.spec, self._made = spec, made
+        if config is not None:
+            self.folder = create_run_folder(config, out.parent, out.name)
+        else:
+            out.mkdir(parents=True)
+            self.folder = RunFolder(out)
+        self._run_id = self.folder.run_id()
+        (out / "episodes").mkdir()
+        text = json.dumps(spec.to_json(), indent=1)
+        write_atomically(out / "spec.json", lambda temporary: temporary.write_text(text))
+        self.episodes = self.rows = 0
+        self._next_seq: dict[tuple[str, str], int] = {}
+        self._last_episode: dict[tuple[str, str], int] = {}
+
+    def __enter__(self) -> LogWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            shutil.rmtree(self.folder.path, ignore_errors=True)
+            return
+        facts: dict[str, Any] = {
+            "made": self._made,
+            "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "episodes": self.episodes,
+            "rows": self.rows,
+        }
+        (self.folder.path / MADE_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+
+    def add(self, info: EpisodeInfo, transitions: Transitions) -> Path:
+        """Write one episode; of each boot, episodes must come in their order.
+
+        `info` says whose it is and how it ended; counts, numbers and cursors are set here.
+
+        Raises:
+            LogsError: This episode or a later one of its boot was added already.
+            OSError: The disk is full, or not writable.
+        """
+        stream = info.robot_id, info.boot_id
+        if info.episode <= self._last_episode.get(stream, -1):
+            raise LogsError(
+                f"episode {info.episode} of {info.robot_id} boot {info.boot_id} comes after episode "
+                f"{self._last_episode[stream]}: each must be there once, in order"
+            )
+        rows, first_seq = transitions.rows, self._next_seq.get(stream, 0)
+        seq = np.arange(first_seq, first_seq + rows, dtype=np.int64)
+        cursor = np.arange(self.rows, self.rows + rows, dtype=np.int64)
+        info = replace(
+            info,
+            run_id=self._run_id,
+            rows=rows,
+            first_seq=first_seq,
+            last_seq=first_seq + rows - 1,
+            first_cursor=self.rows,
+            last_cursor=self.rows + rows - 1,
+            spec_hash=self.spec.hash,
+            policy_version=int(transitions.policy_version.min()),
+            origin=info.origin or self._made,
+        )
+        path = seal_episode(
+            self.folder.path,
+            Episode(info=info, spec=self.spec, transitions=transitions, seq=seq, cursor=cursor),
+        )
+        assert path == episode_path(self.folder.path, info.robot_id, info.boot_id, info.episode)
+        self._next_seq[stream], self._last_episode[stream] = first_seq + rows, info.episode
+        self.episodes, self.rows = self.episodes + 1, self.rows + rows
+        return path

@@ -1,0 +1,203 @@
+"""Logs: the episodes of run folders, of folders full of those, and single files, in order of arrival.
+
+    logs = open_logs([Path("runs/a"), Path("runs/b")], Selection.parse(["success=yes"]))
+    for episode in logs.episodes:               # facts, from the catalogs: a hundred thousand in seconds
+        transitions = logs.transitions(episode) # rows, read when asked for
+
+A truncated or foreign file is noted in `damaged` and keeps nobody from the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from fleet.config import ConfigError, FleetConfig
+from fleet.messages import Transitions
+from fleet.run_folder import RunFolder
+from fleet.spaces import SpaceSpec
+from replay_server.episode_catalog import EpisodeCatalog
+from replay_server.episode_file import Episode, EpisodeFileError, read_episode, read_spec
+from replay_server.episode_store import EpisodeSummary, episode_paths
+from replay_server.selection import ALL, Selection
+
+Progress = Callable[[int, int], None]
+"""Called with what is done and the total."""
+
+
+class LogsError(ValueError):
+    """Logs cannot be used as asked; the text says which and what to do."""
+
+
+@dataclass
+class Logs:
+    """The chosen episodes.
+
+    Attributes:
+        folders: The run folders that were looked into, as given.
+        episodes: Facts of each episode, in order of arrival.
+        damaged: File to what is wrong with it.
+    """
+
+    folders: list[Path] = field(default_factory=list)
+    episodes: list[EpisodeSummary] = field(default_factory=list)
+    damaged: dict[Path, str] = field(default_factory=dict)
+    _catalogs: dict[Path, EpisodeCatalog] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Transitions of all episodes."""
+        return sum(episode.info.rows for episode in self.episodes)
+
+    @cached_property
+    def spec(self) -> SpaceSpec:
+        """The one spec that all episodes follow.
+
+        Raises:
+            LogsError: There is no episode, or there are several specs.
+        """
+        if not self.episodes:
+            raise LogsError("no episodes are there, or none meets the conditions")
+        first = self.episodes[0]
+        spec = read_spec(first.path)
+        for other in self.episodes:
+            if other.info.spec_hash != first.info.spec_hash:
+                difference = spec.difference(read_spec(other.path))
+                raise LogsError(
+                    f"{first.path} and {other.path} have different spaces: {difference} (here: the first); "
+                    "choose episodes of one task on one kind of robot with --where"
+                )
+        return spec
+
+    def episode(self, summary: EpisodeSummary) -> Episode:
+        """One episode, checked whole.
+
+        Raises:
+            EpisodeFileError: Its file is damaged.
+        """
+        return replace(read_episode(summary.path), info=summary.info)
+
+    def transitions(self, summary: EpisodeSummary) -> Transitions:
+        """The rows of one episode of `spec`, checked; several times as fast as `episode`.
+
+        Raises:
+            EpisodeFileError: Its file is damaged.
+        """
+        folder = run_folder_of(summary.path)
+        if folder is None or folder not in self._catalogs:
+            return read_episode(summary.path).transitions
+        sizes = self.spec.observation.size, self.spec.action.size
+        return self._catalogs[folder].read(summary.path, *sizes).transitions
+
+    def read(
+        self, on_progress: Progress = lambda done, total: None
+    ) -> Iterator[tuple[EpisodeSummary, Transitions]]:
+        """All episodes with their rows, one at a time; a damaged one is noted and left out."""
+        for done, summary in enumerate(self.episodes, start=1):
+            try:
+                transitions = self.transitions(summary)
+            except EpisodeFileError as error:
+                self.damaged[summary.path] = _reason(error, summary.path)
+            else:
+                yield summary, transitions
+            on_progress(done, len(self.episodes))
+
+    def config(self) -> FleetConfig:
+        """The fleet's config of the first folder that has one: its task and robots.
+
+        Raises:
+            ConfigError: None has one.
+        """
+        for folder in self.folders:
+            if RunFolder(folder).config.is_file():
+                return RunFolder(folder).load()
+        names = ", ".join(map(str, self.folders)) or "these logs"
+        raise ConfigError(f"{names}: no config.yaml there says which robots and task it was: give --fleet")
+
+
+def run_folder_of(file: Path) -> Path | None:
+    """The run folder in whose episodes/ROBOT/ a file lies, if it lies in one."""
+    parents = file.parents
+    return parents[2] if len(parents) > 2 and parents[1].name == "episodes" else None
+
+
+def open_logs(
+    paths: Sequence[Path],
+    selection: Selection = ALL,
+    on_progress: Progress = lambda done, total: None,
+) -> Logs:
+    """Find the episodes that meet the conditions.
+
+    Args:
+        paths: Run folders, folders of run folders, or single episode files.
+        selection: Which episodes to take.
+        on_progress: While files are read that no catalog knows.
+
+    Raises:
+        LogsError: A path is none of these.
+    """
+    logs = Logs()
+    files: dict[Path, list[Path]] = {}
+    loose: list[Path] = []
+    for path in paths:
+        if path.is_file():
+            folder = run_folder_of(path)
+            if folder is None:
+                loose.append(path)
+            else:
+                files.setdefault(folder, []).append(path)
+            continue
+        for folder in _run_folders(path):
+            files.setdefault(folder, []).extend(episode_paths(folder))
+    for path in dict.fromkeys(loose):
+        _add(logs, path, None, "", selection)
+    for folder, found in files.items():
+        catalog = EpisodeCatalog(folder)
+        logs.folders.append(folder)
+        logs._catalogs[folder] = catalog
+        catalog.learn(found, lambda error: None, on_progress)
+        task = _task_of(folder)
+        for path in dict.fromkeys(found):
+            _add(logs, path, catalog, task, selection)
+    logs.episodes.sort(key=lambda summary: (summary.info.received_ns, summary.info.first_cursor))
+    return logs
+
+
+def _run_folders(path: Path) -> list[Path]:
+    if not path.is_dir():
+        raise LogsError(f"{path}: no such file or folder")
+    if (path / "episodes").is_dir():
+        return [path]
+    found = sorted(child.parent for child in path.glob("*/episodes") if child.is_dir())
+    if not found:
+        raise LogsError(
+            f"{path}: neither a run folder (it has no episodes/), nor a folder of such, nor an episode file"
+        )
+    return found
+
+
+def _add(logs: Logs, path: Path, catalog: EpisodeCatalog | None, task: str, selection: Selection) -> None:
+    try:
+        info = catalog.info(path) if catalog is not None else None
+        info = info or read_episode(path).info
+    except EpisodeFileError as error:
+        logs.damaged[path] = _reason(error, path)
+        return
+    if not info.task and task:
+        info = replace(info, task=task)
+    if selection.takes(info):
+        logs.episodes.append(EpisodeSummary(path, info))
+
+
+def _task_of(folder: Path) -> str:
+    """Kind of the task in the folder's config, for files from before they said so; empty if unknown."""
+    try:
+        return RunFolder(folder).load().task.kind
+    except ConfigError:
+        return ""
+
+
+def _reason(error: EpisodeFileError, path: Path) -> str:
+    return str(error).removeprefix(f"{path}: ")
