@@ -14,7 +14,7 @@ PYTHON ?= python3.11 python3 python3.12 python3.13 python3.10
 VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
-EXTRAS := ros,sim,learner,gym,dev
+EXTRAS := ros,sim,learner,gym,exchange,dev
 
 # The wheels' ROS 2 must meet no other: neither a sourced installation nor the library path that another
 # environment's wheels have left (they would take it for their own and fail to import rclpy).
