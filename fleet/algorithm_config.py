@@ -81,6 +81,16 @@ class AlgorithmConfig(Model):
     clip_targets: bool = Field(
         False, description="TD targets lie within what the smallest and largest reward seen would sum up to."
     )
+    behaviour_weight: Fraction = Field(
+        0.0,
+        description="λ: share of the loss that keeps μ near the logged actions; 0: plain NAF, 1: behaviour "
+        "cloning. `pnaf offline train` sets it; see docs/offline.md.",
+    )
+    behaviour_temperature: NonNegative = Field(
+        1.0,
+        description="T: with behaviour_weight, actions count by exp(a / (T rms a)), a = y − V: those that "
+        "turned out better are kept to more; 0: all count alike.",
+    )
     n_step: int = Field(
         1,
         ge=1,
@@ -136,7 +146,10 @@ class AlgorithmConfig(Model):
     def _check_ddpg(self) -> Self:
         if self.algorithm != "ddpg":
             return self
-        for key in ("layer_norm", "residual", "linear_mean", "off_diagonal", "diagonal"):
+        for key in (
+            *("layer_norm", "residual", "linear_mean", "off_diagonal", "diagonal"),
+            *("behaviour_weight", "behaviour_temperature"),
+        ):
             default = type(self).model_fields[key].default
             if getattr(self, key) != default:
                 raise ValueError(f"{key}: algorithm ddpg has no such thing; leave it at {default}")

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fleet.bench_cli import bench_app
-from fleet.cli_options import DEMO_FLEET, ConfigPath, Overrides, RunDir
+from fleet.cli_options import DEMO_FLEET, ConfigPath, Overrides, RunDir, StartFrom
 from fleet.cli_output import Json, clear_errors, escape, fail, log_to_stderr, print_json
 from fleet.config import FleetConfig, SecurityConfig
 from fleet.config_file import load_fleet
@@ -21,10 +21,12 @@ from fleet.gym_cli import gym_app
 from fleet.keys import load_credentials, load_operator_credentials, make_fleet_keys
 from fleet.keys_cli import keys_app
 from fleet.logs_cli import logs_app
+from fleet.offline_cli import offline_app
 from fleet.ready import EXIT_CONFIG, notify_ready, stop_on_signals
 from fleet.robot_cli import robot_app
 from fleet.run_folder import RunFolder, create_run_folder
 from fleet.sim_config import Simulator
+from fleet.start_from import find_start, keep_start
 
 app = typer.Typer(
     help="Train one policy on many robots at once: asynchronous NAF over ROS 2 and ZeroMQ.",
@@ -35,6 +37,7 @@ app = typer.Typer(
 fleet_app = typer.Typer(help="Run a fleet and talk to a running one.", no_args_is_help=True)
 app.add_typer(fleet_app, name="fleet")
 app.add_typer(logs_app, name="logs")
+app.add_typer(offline_app, name="offline")
 app.add_typer(keys_app, name="keys")
 app.add_typer(bench_app, name="bench")
 app.add_typer(gazebo_app, name="gazebo")
@@ -74,7 +77,12 @@ def replay_server(
 
 
 @app.command()
-def learner(config: ConfigPath, run_dir: RunDir = Path("runs/by-hand"), overrides: Overrides = None) -> None:
+def learner(
+    config: ConfigPath,
+    run_dir: RunDir = Path("runs/by-hand"),
+    start_from: StartFrom = None,
+    overrides: Overrides = None,
+) -> None:
     """Train NAF on what the replay server has, and broadcast the policy.
 
     On several GPUs: torchrun --nproc-per-node 4 -m fleet.cli learner CONFIG …
@@ -85,6 +93,8 @@ def learner(config: ConfigPath, run_dir: RunDir = Path("runs/by-hand"), override
         from learner.ranks import RankError
 
         fleet = load_fleet(config, overrides or ())
+        if start_from is not None:
+            keep_start(RunFolder(run_dir), find_start(fleet, start_from))
         try:
             run_learner(fleet, run_dir, stop_on_signals(), on_ready=notify_ready)
         except RankError as error:
@@ -120,13 +130,22 @@ def up(
     gui: Annotated[
         bool, typer.Option("--gui", help="Also open Gazebo's window; as --set gazebo.gui=true.")
     ] = False,
+    start_from: StartFrom = None,
     overrides: Overrides = None,
 ) -> None:
     """Start the whole fleet on this machine and watch it until its goal, `fleet stop` or Ctrl-C."""
-    _up(config, [*(overrides or ()), *(["gazebo.gui=true"] if gui else [])], run, "")
+    overrides = [*(overrides or ()), *(["gazebo.gui=true"] if gui else [])]
+    _up(config, overrides, run, "", start_from=start_from)
 
 
-def _up(config: Path, overrides: Any, run: str, default_name: str, new_keys: bool = False) -> None:
+def _up(
+    config: Path,
+    overrides: Any,
+    run: str,
+    default_name: str,
+    new_keys: bool = False,
+    start_from: Path | None = None,
+) -> None:
     from datetime import datetime
 
     from rich.logging import RichHandler
@@ -145,8 +164,11 @@ def _up(config: Path, overrides: Any, run: str, default_name: str, new_keys: boo
             fleet = fleet.model_copy(update={"security": SecurityConfig(keys=Path("keys"))})
         else:
             check_keys(fleet)
+        start = find_start(fleet, start_from) if start_from is not None else None
         name = run or f"{default_name or fleet.name}-{datetime.now():%Y%m%d-%H%M%S}"
         folder = create_run_folder(fleet, Path("runs"), name)
+        if start is not None:
+            keep_start(folder, start)
         if new_keys:
             make_fleet_keys(folder.keys, [entry.id for entry in fleet.robots])
         outcome = FleetRun(folder.load(), folder, console, stop_on_signals()).run()

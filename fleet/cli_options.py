@@ -18,6 +18,14 @@ Overrides = Annotated[
         "--set", metavar="KEY=VALUE", help="Override a config key, as in --set learner.seed=3; repeatable."
     ),
 ]
+StartFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        metavar="RUN",
+        help="Begin with what another run has learned, from logs or with robots: its newest checkpoint.",
+    ),
+]
 RunDir = Annotated[
     Path, typer.Option("--run-dir", help="Where this run's files go; continued if it is there.")
 ]

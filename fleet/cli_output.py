@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 
 from fleet.config import ConfigError
 from fleet.ready import EXIT_CONFIG
@@ -46,6 +47,11 @@ def fail(text: str, status: int) -> NoReturn:
     """Say why on stderr and exit."""
     Console(stderr=True).print(f"[bold red]pnaf:[/] {escape(text)}", highlight=False, soft_wrap=True)
     raise typer.Exit(status)
+
+
+def progress_on(console: Console) -> Progress:
+    """Bars that vanish when they are done; nothing where no terminal shows them."""
+    return Progress(console=console, transient=True, disable=not console.is_terminal)
 
 
 def escape(text: str) -> str:

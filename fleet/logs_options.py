@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 
-from fleet.cli_output import clear_errors, escape, fail
+from fleet.cli_output import clear_errors, escape, fail, progress_on
 from fleet.ready import EXIT_CONFIG
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def open_chosen(paths: list[Path], where: list[str] | None, console: Console) ->
     from replay_server.selection import Selection
 
     selection = Selection.parse(where or ())
-    with Progress(console=console, transient=True) as progress:
+    with progress_on(console) as progress:
         task = progress.add_task("reading files that no catalog knows yet", total=None)
         logs = open_logs(
             paths, selection, lambda done, total: progress.update(task, completed=done, total=total)

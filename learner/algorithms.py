@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor
 
 from fleet.algorithm_config import AlgorithmConfig
+from learner.behaviour import Behaviour
 from learner.ddpg import DdpgGradient, DdpgShape
 from learner.gradients import AutogradGradient, NafGradient
 from learner.naf import NafShape
@@ -49,7 +50,14 @@ def make_network(config: AlgorithmConfig, nx: int, nu: int) -> Network:
     return (DdpgShape if config.algorithm == "ddpg" else NafShape).of(config, nx, nu)
 
 
-def make_gradient(network: Network, rows: int, online: Tensor, target: Tensor, batch_size: int) -> Gradient:
+def make_gradient(
+    network: Network,
+    rows: int,
+    online: Tensor,
+    target: Tensor,
+    batch_size: int,
+    behaviour: Behaviour | None = None,
+) -> Gradient:
     """What computes a network's gradient; the fastest there is.
 
     Args:
@@ -59,8 +67,9 @@ def make_gradient(network: Network, rows: int, online: Tensor, target: Tensor, b
         target: Those of the target network.
         batch_size: The loss is the sum over the rows divided by this: more than `rows` where several
             processes share a batch.
+        behaviour: What keeps μ near the data; none: nothing does.
     """
     if isinstance(network, DdpgShape):
         return DdpgGradient(network, rows, online, target, batch_size)
     plain = not (network.layer_norm or network.residual or network.linear_mean)
-    return (NafGradient if plain else AutogradGradient)(network, rows, online, target, batch_size)
+    return (NafGradient if plain else AutogradGradient)(network, rows, online, target, batch_size, behaviour)

@@ -132,8 +132,30 @@ def resume(folder: Path, trainer: Trainer, run_id: str) -> Progress | None:
     return None
 
 
-def load_checkpoint(path: Path, trainer: Trainer, run_id: str) -> Progress:
+def begin_with(path: Path, trainer: Trainer) -> Progress:
+    """Begin a new run with the network, optimiser and statistics of another run's checkpoint.
+
+    Updates are counted from 0 again, as the rows of the new run are, and minibatches drawn as in any new run.
+
+    Raises:
+        CheckpointError: It is missing or damaged.
+        WrongCheckpointError: It is of another spec, network or program.
+    """
+    generator_state = trainer.generator.get_state()
+    progress = load_checkpoint(path, trainer, None)
+    log.info("begins with %s: run %s after %d updates", path, progress.run_id, trainer.updates)
+    trainer.updates = 0
+    trainer.generator.set_state(generator_state)
+    return progress
+
+
+def load_checkpoint(path: Path, trainer: Trainer, run_id: str | None) -> Progress:
     """Put a checkpoint's state into a trainer; unless all of it fits, the trainer stays as it was.
+
+    Args:
+        path: The checkpoint.
+        trainer: Takes it up.
+        run_id: The run that it must be of; None: of any.
 
     Raises:
         CheckpointError: It is missing or damaged.
@@ -147,7 +169,7 @@ def load_checkpoint(path: Path, trainer: Trainer, run_id: str) -> Progress:
         raise WrongCheckpointError(
             f"{path}: has checkpoint format {facts.get('format')}, this program reads {FORMAT}"
         )
-    if facts["run_id"] != run_id:
+    if run_id is not None and facts["run_id"] != run_id:
         raise WrongCheckpointError(
             f"{path}: is of run {facts['run_id']!r}, the replay server serves run {run_id!r}: "
             "start both with the same run folder, or move these checkpoints away to begin anew"

@@ -202,7 +202,7 @@ class Courier:
     def _publish(self) -> None:
         """Give the robots the newest μ, or the last one again if nothing was learned since.
 
-        Before the first update it explores more widely. Where robots wait for it, rows that allowed no
+        Before anything is learned it explores more widely. Where robots wait for it, rows that allowed no
         update count as learned from, too.
         """
         trainer, learned_rows = self.snapshot.trainer, self.snapshot.learned_rows
@@ -219,7 +219,8 @@ class Courier:
             self._no_version_log.warning(f"no new policy: its version cannot be written down: {error}")
             self._publisher.repeat()
             return
-        std = self.config.exploration_std if trainer.updates else self.config.warmup_exploration_std
+        learned = trainer.optimiser.steps > 0  # by a run that this one begins with, too
+        std = self.config.exploration_std if learned else self.config.warmup_exploration_std
         self._policy = policy_message(trainer, self._link.run_id, version, std, time.time_ns(), learned_rows)
         self._policies_published += 1
         self._publisher.publish(self._policy)

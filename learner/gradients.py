@@ -8,7 +8,8 @@ With z the head before tanh, t = tanh z, d = u − μ, w = Lᵀ d and δ = Q −
     ∂A/∂μ = L w      ∂A/∂L_ij = −d_i w_j  (i ≥ j)      ∂L_jj/∂t = L_jj      ∂t/∂z = 1 − t²
 
 With `diagonal: scaled`, L = diag(e^s) L̂ of those L̂: ∂A/∂s_i = −d_i (L w)_i, and each entry's gradient
-has its row's factor. With `exp`, t = z but for μ.
+has its row's factor. With `exp`, t = z but for μ. The λ of `learner/behaviour.py` adds λ w ρ (μ − u) / B to
+∂loss/∂μ, and a factor 1 − λ to all else.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from learner.behaviour import Behaviour
 from learner.naf import NafShape, evaluate, q_value
 from learner.target_bounds import TargetBounds
 
@@ -23,10 +25,19 @@ from learner.target_bounds import TargetBounds
 class AutogradGradient(TargetBounds):
     """For networks with layer normalisation, residuals or a linear μ; see `learner.algorithms.Gradient`."""
 
-    def __init__(self, shape: NafShape, rows: int, online: Tensor, target: Tensor, batch_size: int) -> None:
+    def __init__(
+        self,
+        shape: NafShape,
+        rows: int,
+        online: Tensor,
+        target: Tensor,
+        batch_size: int,
+        behaviour: Behaviour | None = None,
+    ) -> None:
         """See `learner.algorithms.make_gradient`."""
         super().__init__(online)
         self.shape, self._online, self._target, self._share = shape, online, target, rows / batch_size
+        self._behaviour = behaviour or Behaviour(0.0, 0.0, online, shape.nu)
         self.flat = torch.zeros_like(online)
         self.td_error = online.new_zeros(rows, shape.values)
 
@@ -38,7 +49,12 @@ class AutogradGradient(TargetBounds):
         flat = self._online.detach().requires_grad_()
         naf = evaluate(self.shape, flat, x)
         td_error = q_value(naf.V, u, naf.mu, naf.L) - y[:, None]
-        loss = 0.5 * self._share * td_error.square().sum(dim=1).mean()
+        loss = (1.0 - self._behaviour.weight) * 0.5 * td_error.square().sum(dim=1).mean()
+        if self._behaviour.weight:
+            w = self._behaviour.row_weights(y - naf.V.detach().amin(dim=1))
+            distance = self._behaviour.precision * (u - naf.mu).square()
+            loss = loss + self._behaviour.weight * 0.5 * (w * distance).sum(dim=1).mean()
+        loss = self._share * loss
         self.flat.copy_(torch.autograd.grad(loss, flat)[0])
         self.td_error.copy_(td_error.detach())
 
@@ -46,11 +62,21 @@ class AutogradGradient(TargetBounds):
 class NafGradient(TargetBounds):
     """In closed form, for plain networks; see `learner.algorithms.Gradient`."""
 
-    def __init__(self, shape: NafShape, rows: int, online: Tensor, target: Tensor, batch_size: int) -> None:
+    def __init__(
+        self,
+        shape: NafShape,
+        rows: int,
+        online: Tensor,
+        target: Tensor,
+        batch_size: int,
+        behaviour: Behaviour | None = None,
+    ) -> None:
         """Allocate buffers; see `learner.algorithms.make_gradient`."""
         super().__init__(online)
         self.shape = shape
-        self._weight = 1.0 / batch_size
+        self._behaviour = behaviour or Behaviour(0.0, 0.0, online, shape.nu)
+        self._weight = (1.0 - self._behaviour.weight) / batch_size
+        self._behaviour_weight = self._behaviour.weight / batch_size
         self.flat = torch.zeros_like(online)
         B, nu = rows, shape.nu
 
@@ -90,7 +116,10 @@ class NafGradient(TargetBounds):
         self._advantage(u)
         torch.sub(self._head[:, self._V_columns], y[:, None], out=self.td_error)
         self.td_error.sub_(self._w.square().sum(dim=1, keepdim=True), alpha=0.5)
+        pull = self._pull(u, y) if self._behaviour_weight else None
         self._backward_head()
+        if pull is not None:
+            self._head_gradient[:, self._V_columns.stop : self._V_columns.stop + self.shape.nu].add_(pull)
         self._backward_trunk(x)
 
     def _next_values(self, next_x: Tensor) -> Tensor:
@@ -126,6 +155,12 @@ class NafGradient(TargetBounds):
         self._L_diagonal.copy_(self._diagonal)
         self._L.view(-1, nu * nu).index_copy_(1, self._lower, self._t[:, 2 * nu :])
         torch.bmm(self._d[:, None], self._L, out=self._w[:, None])
+
+    def _pull(self, u: Tensor, y: Tensor) -> Tensor:
+        """What keeps μ near the executed actions: its part of the gradient by μ before its tanh [B, nu]."""
+        mu = self._t[:, : self.shape.nu]
+        w = self._behaviour.row_weights(y - self._head[:, self._V_columns].amin(dim=1))
+        return self._behaviour_weight * w * self._behaviour.precision * (mu - u) * (1.0 - mu * mu)
 
     def _backward_head(self) -> None:
         nu = self.shape.nu

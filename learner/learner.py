@@ -17,7 +17,7 @@ from typing import Any
 from fleet.config import FleetConfig
 from fleet.run_folder import RunFolder
 from fleet.spaces import SpaceSpec
-from learner.checkpoint import resume
+from learner.checkpoint import begin_with, resume
 from learner.courier import Courier
 from learner.device import DeviceQueue
 from learner.log_tail import Arrival, LogTail
@@ -54,9 +54,10 @@ class Learner:
         publisher: PolicyPublisher,
         leader: Leader | None = None,
     ) -> None:
-        """Draw a network, or take up the newest checkpoint of the run folder.
+        """Draw a network, or take up the newest checkpoint of the run folder, or the one it begins with.
 
         Raises:
+            learner.checkpoint.CheckpointError: The one it begins with is damaged.
             learner.checkpoint.WrongCheckpointError: That is of another run, spec or network.
         """
         self.config = config.learner
@@ -77,6 +78,8 @@ class Learner:
         progress = resume(run.checkpoints, self.trainer, link.run_id)
         if progress is None:
             log.info("no checkpoint in %s: learning starts at update 0", run.checkpoints)
+            if run.start.is_dir():
+                begin_with(run.start, self.trainer)
         self._seen = progress.cursor if progress else 0
         if leader is not None:
             leader.begin(self.trainer, self.mirror)

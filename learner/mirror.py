@@ -57,6 +57,34 @@ class ReplayMirror:
         self._host = self._rows.numpy() if self._rows.device.type == "cpu" else None
         self._demonstrations = Demonstrations(device)
 
+    @classmethod
+    def of(
+        cls,
+        rows: Tensor,
+        layout: RowLayout,
+        demonstrations: npt.NDArray[np.int64],
+        device: torch.device | str = "cpu",
+    ) -> ReplayMirror:
+        """A full mirror of rows that are there already [N, width], the first with cursor 0.
+
+        On a CPU they stay where they are, and may be a file that is mapped into memory.
+
+        Raises:
+            ConfigError: The device has no room for them.
+        """
+        mirror = cls(layout.nx, layout.nu, 0, device)
+        try:
+            mirror._rows = rows.to(device)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"learner.device {device}: {4e-9 * rows.numel():.1f} GB of logged rows do not fit it: "
+                f"choose fewer episodes, or learner.device=cpu ({error})"
+            ) from error
+        mirror.capacity = mirror.cursor = len(rows)
+        mirror._host = None
+        mirror._demonstrations.extend(demonstrations)
+        return mirror
+
     @property
     def oldest_cursor(self) -> int:
         """Cursor of the oldest row held; equals `cursor` when empty."""

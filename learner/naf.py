@@ -146,13 +146,14 @@ class NafShape:
         """Numbers that show how the network fares, of observations x [B, nx] and actions u [B, nu].
 
         `mu_saturation` near 1 (tanh at its ends) and `diag_l_median` at a bound are the two ways in which
-        NAF fails silently.
+        NAF fails silently. `action_distance` is the root mean square of u − μ.
         """
         naf = evaluate(self, flat, x)
         return {
             "q_mean": (naf.V[:, 0] + advantage(u, naf.mu, naf.L)).mean(),
             "v_mean": naf.V.mean(),
             "mu_saturation": (naf.mu.abs() > 0.99).float().mean(),
+            "action_distance": (u - naf.mu).square().mean().sqrt(),
             "diag_l_median": naf.L.diagonal(dim1=1, dim2=2).median(),
         }
 

@@ -14,6 +14,7 @@ from fleet.messages import OBSERVATION_CLIP, Array, Transitions
 from fleet.spaces import SpaceSpec
 from learner.adam import Adam
 from learner.algorithms import make_gradient, make_network
+from learner.behaviour import Behaviour
 from learner.cuda_graph import GraphedUpdates
 from learner.fused.engine import FusedNaf, fused_engine
 from learner.mirror import ReplayMirror
@@ -53,6 +54,7 @@ class Trainer:
         optimiser: Adam on `flat`.
         normaliser: Of observations.
         rewards: Statistics of the rewards.
+        behaviour: What keeps μ near the data; online nothing does.
         generator: Draws the minibatches, and nothing else.
     """
 
@@ -85,7 +87,10 @@ class Trainer:
         size = config.batch_size
         self._ranks, self._part = ranks, ranks.slice(size) if ranks else slice(0, size)
         rows = self._part.stop - self._part.start
-        self._gradient = make_gradient(self.network, rows, self.flat, self.target, size)
+        self.behaviour = Behaviour(
+            config.behaviour_weight, config.behaviour_temperature, self.flat, self.network.nu
+        )
+        self._gradient = make_gradient(self.network, rows, self.flat, self.target, size, self.behaviour)
         self.optimiser = Adam(self.flat, self._gradient.flat, config.learning_rate)
         self._fused = self._find_fused()
         self._graphs_updates = (
@@ -113,7 +118,7 @@ class Trainer:
             return None
         if self.device.type != "cpu" or self._ranks is not None or config.n_step > 1:
             return None
-        return fused_engine(network, config.batch_size)
+        return fused_engine(network, config.batch_size, self.behaviour)
 
     def observe(self, transitions: Transitions, start: int = 0) -> None:
         """Let the statistics see observations and rewards of new rows, those before `start` left out."""
@@ -272,6 +277,11 @@ class Trainer:
             **self.network.measure(self.flat, batch.x, batch.u),
         }
         return {f"learner/{key}": float(value) for key, value in values.items()}
+
+    def observations_and_actions(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised observations x [N, nx] and actions u [N, nu] of raw rows [N, width], overwritten."""
+        batch = self._prepare(rows)
+        return batch.x, batch.u
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds besides `facts`, by the names it has there; the tensors themselves."""

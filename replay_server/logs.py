@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 
 from fleet.config import ConfigError, FleetConfig
+from fleet.config_file import load_fleet
 from fleet.messages import Transitions
 from fleet.run_folder import RunFolder
 from fleet.spaces import SpaceSpec
@@ -110,9 +111,17 @@ class Logs:
         Raises:
             ConfigError: None has one.
         """
+        return load_fleet(self.config_file())
+
+    def config_file(self) -> Path:
+        """Where that is.
+
+        Raises:
+            ConfigError: None has one.
+        """
         for folder in self.folders:
-            if RunFolder(folder).config.is_file():
-                return RunFolder(folder).load()
+            if (file := RunFolder(folder).config).is_file():
+                return file
         names = ", ".join(map(str, self.folders)) or "these logs"
         raise ConfigError(f"{names}: no config.yaml there says which robots and task it was: give --fleet")
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fleet.messages import OBSERVATION_CLIP
+from learner.behaviour import Behaviour
 from learner.fused.build import FusedBuildError, load_library
 from learner.naf import NafShape
 from learner.packed_rows import RowLayout
@@ -36,7 +37,10 @@ _POINTERS = [
     "workspace",
 ]
 _COUNTS = ["row_count", "updates", "steps_done"]
-_NUMBERS = ["tau", "gamma", "reward_scale", "clip", "low", "high", "weight"]
+_NUMBERS = [
+    *("tau", "gamma", "reward_scale", "clip", "low", "high", "weight"),
+    *("behaviour_weight", "temperature"),
+]
 
 
 class _Call(ctypes.Structure):
@@ -47,6 +51,7 @@ class _Call(ctypes.Structure):
         *((name, ctypes.c_int64) for name in _COUNTS),
         ("learning_rate", ctypes.c_double),
         *((name, ctypes.c_float) for name in _NUMBERS),
+        ("precision", ctypes.c_void_p),
     )
 
 
@@ -59,12 +64,16 @@ class FusedNaf:
     What K updates do is the same, bit by bit, however they are divided into calls.
 
     Attributes:
+        behaviour: What keeps μ near the data.
         td_error: Q − y of the last minibatch [batch_size, values].
     """
 
-    def __init__(self, library: ctypes.CDLL, shape: NafShape, batch_size: int) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, shape: NafShape, batch_size: int, behaviour: Behaviour | None = None
+    ) -> None:
         """Allocate what a call works in."""
         self.shape, self.batch_size = shape, batch_size
+        self.behaviour = behaviour or Behaviour(0.0, 0.0, torch.zeros(0), shape.nu)
         self.layout = RowLayout(shape.nx, shape.nu)
         sizes = (
             *(shape.nx, shape.nu, shape.values, _DIAGONALS[shape.diagonal], int(shape.off_diagonal)),
@@ -184,7 +193,10 @@ class FusedNaf:
             td_error=self._td_error.data_ptr(),
             workspace=self._workspace.data_ptr(),
             row_count=len(rows),
-            weight=1.0 / self.batch_size,
+            weight=(1.0 - self.behaviour.weight) / self.batch_size,
+            behaviour_weight=self.behaviour.weight / self.batch_size,
+            temperature=self.behaviour.temperature,
+            precision=_address("precision", self.behaviour.precision, (self.shape.nu,)),
             **numbers,
         )
         if self._run(self._sizes, ctypes.byref(call)):
@@ -202,13 +214,13 @@ def _address(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dty
     return tensor.data_ptr()
 
 
-def fused_engine(shape: NafShape, batch_size: int) -> FusedNaf | None:
+def fused_engine(shape: NafShape, batch_size: int, behaviour: Behaviour | None = None) -> FusedNaf | None:
     """The fused updates of a network, or None where there are none: a log line says why, once a process."""
     plain = not (shape.layer_norm or shape.residual or shape.linear_mean)
     if not plain or len(shape.hidden_sizes) > MAX_HIDDEN_LAYERS:
         return None
     library = _library()
-    return None if library is None else FusedNaf(library, shape, batch_size)
+    return None if library is None else FusedNaf(library, shape, batch_size, behaviour)
 
 
 @functools.cache

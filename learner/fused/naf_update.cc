@@ -209,7 +209,7 @@ struct Network {
 // Places in the workspace, in units of floats; with a null base it only counts.
 struct Workspace {
     float* next;
-    float *rows, *columns, *reward, *discount, *head, *scratch, *factor, *spare[2];
+    float *rows, *columns, *reward, *discount, *head, *scratch, *factor, *row_weight, *spare[2];
     float *panel[MAX_LAYERS], *by_row[MAX_LAYERS];  // of hidden layer i
     long stride_of_rows, stride[MAX_LAYERS];
 
@@ -230,7 +230,8 @@ struct Workspace {
         discount = take(CHUNK);
         for (float*& panel : spare) panel = take_panel(net.widest);
         head = take_panel(net.head);
-        scratch = take((5 * net.nu + net.nu * net.nu) * LANES);
+        scratch = take((6 * net.nu + net.nu * net.nu) * LANES);
+        row_weight = take(CHUNK);
         factor = take(net.nu);
         for (long i = 0; i < net.depth; i++) {
             stride[i] = row_stride(net.layer[i].out);
@@ -252,7 +253,8 @@ struct Call {
     float *online, *target, *first, *second, *gradient, *td_error, *workspace;
     int64_t row_count, updates, steps_done;
     double learning_rate;
-    float tau, gamma, reward_scale, clip, low, high, weight;
+    float tau, gamma, reward_scale, clip, low, high, weight, behaviour_weight, temperature;
+    const float* precision;
 };
 
 }
@@ -297,28 +299,56 @@ void forward(const Layer& layer, const float* parameters, long out, const float*
     product<false>(out, vectors, layer.in, parameters + layer.W, layer.in, in, CHUNK, start, finish);
 }
 
+// The smallest of k values of each of LANES rows.
+inline vec least(const float* values, long k) {
+    vec value = load(values);
+    for (long i = 1; i < k; i++) {
+        vec other = load(values + i * CHUNK);
+        value = other < value ? other : value;
+    }
+    return value;
+}
+
+inline vec td_target(const Call& call, const Workspace& w, const float* next_values, long k, long n) {
+    vec y = load(w.reward + n) + load(w.discount + n) * least(next_values + n, k);
+    return clamp(y, all(call.low), all(call.high));
+}
+
+// How much each row of a chunk counts in what keeps mu near the data, as learner/behaviour.py has it.
+void weigh_rows(const Network& net, const Call& call, Workspace& w, const float* next_values, long rows) {
+    float squares = 0, total = 0;
+    for (long n = 0; n < whole_vectors(rows); n += LANES)
+        store(w.row_weight + n, td_target(call, w, next_values, net.values, n) - least(w.head + n, net.values));
+    for (long i = 0; i < rows; i++) squares += w.row_weight[i] * w.row_weight[i];
+    const float scale = 1.0f / (call.temperature * std::sqrt(squares / rows) + 1e-8f);
+    for (long n = 0; n < whole_vectors(rows); n += LANES) {
+        vec e = exp_of(load(w.row_weight + n) * scale);
+        store(w.row_weight + n, call.temperature > 0.0f ? (e > 20.0f ? all(20.0f) : e) : all(1.0f));
+    }
+    for (long i = 0; i < rows; i++) total += w.row_weight[i];
+    for (long i = 0; i < rows; i++) w.row_weight[i] *= call.behaviour_weight * rows / total;
+    for (long i = rows; i < whole_vectors(rows); i++) w.row_weight[i] = 0.0f;  // not rows of the batch
+}
+
 // TD errors and, in place of the head's outputs, the gradient of the loss with respect to them.
 void head_gradient(const Network& net, const Call& call, Workspace& w, const float* next_values, long rows,
                    float* td_error) {
     const long nu = net.nu, k = net.values;
     const bool bent = net.diagonal != EXP;
-    vec *d = (vec*)w.scratch, *L = d + nu, *v = L + nu, *Lv = v + nu, *slope = Lv + nu, *off = slope + nu;
+    vec *d = (vec*)w.scratch, *L = d + nu, *v = L + nu, *Lv = v + nu, *slope = Lv + nu, *pull = slope + nu;
+    vec* off = pull + nu;
     float* log_scale_gradient = call.gradient + net.parameters - nu;
 
     for (long n = 0; n < whole_vectors(rows); n += LANES) {
         float* head = w.head + n;
         float *mean = head + k * CHUNK, *diagonal = mean + nu * CHUNK, *below = diagonal + nu * CHUNK;
-        vec next_value = load(next_values + n);
-        for (long i = 1; i < k; i++) {
-            vec other = load(next_values + i * CHUNK + n);
-            next_value = other < next_value ? other : next_value;
-        }
-        vec y = clamp(load(w.reward + n) + load(w.discount + n) * next_value, all(call.low), all(call.high));
-
+        vec y = td_target(call, w, next_values, k, n);
         for (long j = 0; j < nu; j++) {
             vec t = tanh_of(load(mean + j * CHUNK));
             store(mean + j * CHUNK, t);
-            d[j] = (load(w.columns + (2 * net.nx + j) * CHUNK + n) - t) * w.factor[j];
+            vec away = load(w.columns + (2 * net.nx + j) * CHUNK + n) - t;
+            pull[j] = call.behaviour_weight > 0.0f ? load(w.row_weight + n) * call.precision[j] * away : vec{};
+            d[j] = away * w.factor[j];
             vec z = load(diagonal + j * CHUNK);
             if (bent) z = tanh_of(z);
             slope[j] = bent ? 1.0f - z * z : all(1.0f);
@@ -349,7 +379,7 @@ void head_gradient(const Network& net, const Call& call, Workspace& w, const flo
             }
         for (long j = 0; j < nu; j++) {
             vec t = load(mean + j * CHUNK);
-            store(mean + j * CHUNK, g * Lv[j] * w.factor[j] * (1.0f - t * t));
+            store(mean + j * CHUNK, (g * Lv[j] * w.factor[j] - pull[j]) * (1.0f - t * t));
             store(diagonal + j * CHUNK, -g * d[j] * v[j] * L[j] * slope[j]);
             if (net.diagonal == SCALED) log_scale_gradient[j] -= sum(g * d[j] * Lv[j]);
         }
@@ -411,6 +441,7 @@ void loss_gradient(const Network& net, const Call& call, Workspace& w, const int
             in = w.panel[i];
         }
         forward(net.layer[net.depth], call.online, net.head, in, w.head, vectors, false);
+        if (call.behaviour_weight > 0.0f) weigh_rows(net, call, w, next_values, rows);
         head_gradient(net, call, w, next_values, rows, call.td_error + begin);
 
         const float* delta = w.head;

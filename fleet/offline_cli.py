@@ -1,0 +1,10 @@
+"""`pnaf offline`: what can be done with logged episodes instead of robots."""
+
+from __future__ import annotations
+
+import typer
+
+from fleet.offline_train_cli import train
+
+offline_app = typer.Typer(help="Learn from logs: no robot is needed.", no_args_is_help=True)
+offline_app.command("train")(train)

@@ -1,0 +1,188 @@
+"""NAF from logs alone: no robot, no server; what it leaves is a run folder like any other.
+
+RUN/config.yaml, run_id     the config as trained
+RUN/rows/                   the logged rows (`learner/row_store.py`); may be removed when training is over
+RUN/checkpoints/            resumed from; `pnaf fleet up … --from RUN` begins with the newest
+RUN/policy.pnaf             the policy it ended with
+RUN/tensorboard/            curves
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from fleet.codec import encode
+from fleet.config import FleetConfig, LearnerConfig
+from fleet.messages import PolicyMessage
+from fleet.run_folder import RunFolder
+from learner.checkpoint import Progress, resume, save_checkpoint
+from learner.curves import Curves
+from learner.device import DeviceQueue, check_device
+from learner.mirror import ReplayMirror
+from learner.naf import NafShape, evaluate
+from learner.publisher import policy_message
+from learner.row_store import RowStore
+from learner.trainer import Trainer
+from replay_server.episode_file import write_atomically
+
+log = logging.getLogger(__name__)
+
+_SLICE_S = 0.2
+_SPREAD_UPDATES = 3000
+_SPREAD_ROWS = 8192
+_PULL = 0.16
+_LEAST_VARIANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class OfflineProgress:
+    """Where a training is.
+
+    Attributes:
+        updates: Updates done, those before a resume included.
+        updates_per_s: Since the last report.
+        metrics: Of the trainer, as in `Trainer.metrics`.
+    """
+
+    updates: int
+    updates_per_s: float
+    metrics: dict[str, float]
+
+
+class OfflineTraining:
+    """One network, trained from one row store.
+
+    training = OfflineTraining(fleet, run, store)      # takes up the newest checkpoint
+    training.train(200_000, stop, on_progress=show)
+    training.save()
+    """
+
+    def __init__(self, fleet: FleetConfig, run: RunFolder, store: RowStore) -> None:
+        """Draw a network, or go on from the run's newest checkpoint.
+
+        Raises:
+            fleet.config.ConfigError: The device is not there or too small.
+            learner.checkpoint.WrongCheckpointError: The checkpoint is of another network.
+        """
+        self.config = fleet.learner
+        self.run, self.store = run, store
+        check_device(self.config.device)
+        torch.set_num_threads(self.config.threads)
+        seed = fleet.seed + 1000 * self.config.seed
+        self.mirror = ReplayMirror.of(store.rows, store.layout, store.demonstrations, self.config.device)
+        self.trainer = Trainer(self.config, store.spec, seed)
+        self.trainer.adopt(store.normaliser, store.rewards)
+        if self.config.behaviour_weight:
+            variance = action_variance(self.config, store, self.mirror, seed)
+            self.trainer.behaviour.precision.copy_(_PULL / (variance + _LEAST_VARIANCE))
+        self.resumed = resume(run.checkpoints, self.trainer, run.run_id())
+        self._curves = Curves(run.tensorboard)
+        self._queue = DeviceQueue(self.trainer.device)
+
+    @property
+    def updates(self) -> int:
+        """Updates done."""
+        return self.trainer.updates
+
+    def train(
+        self,
+        updates: int,
+        stop: threading.Event,
+        on_progress: Callable[[OfflineProgress], None] = lambda progress: None,
+    ) -> bool:
+        """Train until `updates` are done in all, or until `stop`: then False; saves now and then.
+
+        Raises:
+            learner.trainer.DivergedError: The network left the finite numbers.
+            learner.checkpoint.CheckpointError: The disk refuses a checkpoint.
+        """
+        size, now = 64, time.monotonic()
+        next_save_s = now + self.config.checkpoint_period_s
+        log_s, logged, next_log_s = now, self.updates, now + self.config.log_period_s
+        while self.updates < updates and not stop.is_set():
+            started = time.monotonic()
+            done = min(size, updates - self.updates)
+            self.trainer.update_many(self.mirror, done)
+            self._queue.bound()
+            now = time.monotonic()
+            if done == size:
+                size = max(1, min(2 * size, int(size * _SLICE_S / max(now - started, 1e-6))))
+            if now >= next_log_s or self.updates >= updates:
+                self.trainer.check_finite()
+                metrics = self.trainer.metrics(self.mirror)
+                rate = (self.updates - logged) / max(now - log_s, 1e-6)
+                log_s, logged, next_log_s = now, self.updates, now + self.config.log_period_s
+                self._curves.add({"learner/updates_per_s": rate, **metrics}, self.updates)
+                on_progress(OfflineProgress(self.updates, rate, metrics))
+            if now >= next_save_s:
+                next_save_s = now + self.config.checkpoint_period_s
+                self.save()
+        return self.updates >= updates
+
+    def policy(self) -> PolicyMessage:
+        """The policy of now; each hundred updates is one version.
+
+        Raises:
+            learner.trainer.DivergedError: It is not finite.
+        """
+        return policy_message(
+            self.trainer, self.run.run_id(), self._version, self.config.exploration_std, time.time_ns()
+        )
+
+    @property
+    def _version(self) -> int:
+        return self.updates // 100
+
+    def save(self) -> None:
+        """Write a checkpoint and `policy.pnaf`.
+
+        Raises:
+            learner.trainer.DivergedError: The network is not finite.
+            learner.checkpoint.CheckpointError: The disk refuses.
+        """
+        self.trainer.check_finite()
+        policy = self.policy()
+        progress = Progress(
+            run_id=self.run.run_id(),
+            policy_version=self._version,
+            policies_published=0,
+            cursor=len(self.store.rows),
+        )
+        save_checkpoint(self.run.checkpoints, self.trainer, progress, policy, self.config.keep_checkpoints)
+        frame = encode(policy)
+        write_atomically(self.run.policy, lambda temporary: temporary.write_bytes(frame))
+
+    def close(self) -> None:
+        """Write out the curves."""
+        self._curves.close()
+
+
+def action_variance(config: LearnerConfig, store: RowStore, mirror: ReplayMirror, seed: int) -> torch.Tensor:
+    """How far logged actions spread about what the observations explain of them [nu].
+
+    The mean squared residual of a small behaviour cloning: noise and everything else that the observations
+    do not tell.
+    """
+    update = {
+        "algorithm": "naf",
+        "behaviour_weight": 1.0,
+        "behaviour_temperature": 0.0,
+        "linear_mean": False,
+        "n_step": 1,
+        "demonstration_fraction": 0.0,
+    }
+    trainer = Trainer(config.model_copy(update=update), store.spec, seed)
+    trainer.adopt(store.normaliser, store.rewards)
+    trainer.update_many(mirror, _SPREAD_UPDATES)
+    trainer.check_finite()
+    rows = mirror.sample(trainer.generator, _SPREAD_ROWS)
+    x, u = trainer.observations_and_actions(rows)
+    assert isinstance(trainer.network, NafShape)
+    with torch.no_grad():
+        return (u - evaluate(trainer.network, trainer.flat, x).mu).square().mean(dim=0)
