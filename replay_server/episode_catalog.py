@@ -117,13 +117,13 @@ class EpisodeCatalog:
         return EpisodeRows(episode.transitions, episode.cursor)
 
 
-def seal_episode(run_dir: Path, episode: Episode) -> Path:
-    """Write an episode's file whole, durable, and note it in the catalog; returns its path.
+def seal_episode(run_dir: Path, episode: Episode, *, durable: bool = True) -> Path:
+    """Write an episode's file as `write_episode` does, and note it in the catalog; returns its path.
 
     Raises:
         OSError: The disk is full, or not writable.
     """
-    path = write_episode(run_dir, episode)
+    path = write_episode(run_dir, episode, durable=durable)
     catalog = _catalog_path(run_dir)
     try:
         entry = {"file": str(path.relative_to(catalog.parent)), **_facts(path, episode.info)}

@@ -123,23 +123,27 @@ def episode_path(run_dir: Path, robot_id: str, boot_id: str, episode: int) -> Pa
     return run_dir / "episodes" / robot_id / f"{boot_id}-{episode:06d}.h5"
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write(temporary path)`, then make the result appear at `path`, durable and whole."""
+def write_atomically(path: Path, write: Callable[[Path], object], *, durable: bool = True) -> None:
+    """Call `write(temporary path)`, then make the result appear at `path`, whole and, unless not, durable."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # A sealer whose server was killed may be at the same file still.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
-        fsync_path(temporary)
+        if durable:
+            fsync_path(temporary)
         temporary.rename(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    fsync_path(path.parent)
+    if durable:
+        fsync_path(path.parent)
 
 
-def write_episode(run_dir: Path, episode: Episode) -> Path:
+def write_episode(run_dir: Path, episode: Episode, *, durable: bool = True) -> Path:
     """Write one episode whole and return its path; an older version of it is replaced.
+
+    Unless `durable`, a power cut may take it until the caller syncs.
 
     Raises:
         OSError: The disk is full, or not writable.
@@ -160,7 +164,7 @@ def write_episode(run_dir: Path, episode: Episode) -> Path:
         file.attrs["schema_version"] = SCHEMA_VERSION
         file.flush()
         image = file.id.get_file_image()
-    write_atomically(path, lambda temporary: temporary.write_bytes(image))
+    write_atomically(path, lambda temporary: temporary.write_bytes(image), durable=durable)
     return path
 
 

@@ -7,6 +7,7 @@ and the URDFs come along. So `pnaf logs verify` finds it whole, and a replay ser
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -29,7 +30,7 @@ MADE_FILE = "made.json"
 
 
 class LogWriter:
-    """Writes one folder, episode by episode; if anything fails, nothing is left of it.
+    """Writes one folder, episode by episode; if anything fails, nothing is left of it. It is durable once closed.
 
         with LogWriter(out, spec, "merged from runs/a, runs/b", config) as writer:
             for summary, transitions in logs.read():
@@ -86,6 +87,7 @@ class LogWriter:
             "rows": self.rows,
         }
         (self.folder.path / MADE_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+        os.sync()  # once, not for each of maybe a hundred thousand files
 
     def add(self, info: EpisodeInfo, transitions: Transitions) -> Path:
         """Write one episode; of each boot, episodes must come in their order.
@@ -120,6 +122,7 @@ class LogWriter:
         path = seal_episode(
             self.folder.path,
             Episode(info=info, spec=self.spec, transitions=transitions, seq=seq, cursor=cursor),
+            durable=False,
         )
         assert path == episode_path(self.folder.path, info.robot_id, info.boot_id, info.episode)
         self._next_seq[stream], self._last_episode[stream] = first_seq + rows, info.episode
