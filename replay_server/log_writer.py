@@ -30,7 +30,7 @@ MADE_FILE = "made.json"
 
 
 class LogWriter:
-    """Writes one folder, episode by episode; if anything fails, nothing is left of it. It is durable once closed.
+    """Writes one folder, episode by episode, durable once closed; if anything fails, nothing is left of it.
 
         with LogWriter(out, spec, "merged from runs/a, runs/b", config) as writer:
             for summary, transitions in logs.read():
