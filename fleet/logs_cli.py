@@ -11,9 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from fleet.cli_output import Json, fail, print_json
+from fleet.logs_edit_cli import edit_app
+from fleet.logs_relabel_cli import relabel_app
+from fleet.logs_upgrade_cli import upgrade_app
 from fleet.ready import EXIT_CONFIG
 
 logs_app = typer.Typer(help="Look at the episodes of a run.", no_args_is_help=True)
+for other in (edit_app, relabel_app, upgrade_app):
+    logs_app.add_typer(other)  # its commands stand beside these
 
 
 @logs_app.command("ls")

@@ -42,7 +42,15 @@ class LogWriter:
         rows: Their transitions.
     """
 
-    def __init__(self, out: Path, spec: SpaceSpec, made: str, config: FleetConfig | None = None) -> None:
+    def __init__(
+        self,
+        out: Path,
+        spec: SpaceSpec,
+        made: str,
+        config: FleetConfig | None = None,
+        *,
+        as_lived: bool = False,
+    ) -> None:
         """Make the folder.
 
         Args:
@@ -50,6 +58,7 @@ class LogWriter:
             spec: Of all episodes to come.
             made: How they came about; each episode's `origin` unless it has one.
             config: The fleet's, to be kept beside them.
+            as_lived: Episodes without an `origin` stay so: they are as their robots lived them.
 
         Raises:
             LogsError: `out` exists already.
@@ -58,6 +67,7 @@ class LogWriter:
         if out.exists():
             raise LogsError(f"{out} exists already: name another folder, or remove that first")
         self.spec, self._made = spec, made
+        self._origin = "" if as_lived else made
         if config is not None:
             self.folder = create_run_folder(config, out.parent, out.name)
         else:
@@ -117,7 +127,7 @@ class LogWriter:
             last_cursor=self.rows + rows - 1,
             spec_hash=self.spec.hash,
             policy_version=int(transitions.policy_version.min()),
-            origin=info.origin or self._made,
+            origin=info.origin or self._origin,
         )
         path = seal_episode(
             self.folder.path,

@@ -18,6 +18,7 @@ A target is higher than the object hangs: nothing but a grasp brings it there.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -106,6 +107,15 @@ class PickPlaceTask:
         metrics = {"final_distance_m": target_m, "hand_distance_m": hand_m}
         metrics.update({f"target_{axis}_m": float(goal[i]) for i, axis in enumerate(_AXES)})
         return metrics
+
+    def goal_of(self, numbers: Mapping[str, float]) -> Vector:
+        """The target [3] (m)."""
+        name = self._config.object
+        return np.array([numbers[f"{name}/{a}"] + numbers[f"target_from_object/{a}"] for a in _AXES])
+
+    def achieved_goal(self, state: ArmState) -> Vector:
+        """Where the object is [3] (m)."""
+        return self._object_position(state)
 
     def _object_position(self, state: ArmState) -> Vector:
         return state.sensors[self._object]

@@ -11,6 +11,7 @@ is the distance with a peak that makes the last centimetres worth while.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +89,14 @@ class ReachTask:
         metrics = {"final_distance_m": self._distance(last_state, goal)}
         metrics.update({f"target_{axis}_m": float(goal[i]) for i, axis in enumerate(_AXES)})
         return metrics
+
+    def goal_of(self, numbers: Mapping[str, float]) -> Vector:
+        """The target [3] (m)."""
+        return np.array([numbers[f"target/{axis}"] for axis in _AXES])
+
+    def achieved_goal(self, state: ArmState) -> Vector:
+        """Where the tool is [3] (m)."""
+        return state.tool_position.copy()
 
     @staticmethod
     def _distance(state: ArmState, goal: Vector) -> float:

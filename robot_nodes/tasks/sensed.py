@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
@@ -64,3 +66,11 @@ class SensedTask:
     def metrics(self, last_state: ArmState, goal: Vector) -> dict[str, float]:
         """The task's."""
         return self._task.metrics(last_state, goal)
+
+    def goal_of(self, numbers: Mapping[str, float]) -> Vector:
+        """The task's."""
+        return self._task.goal_of(numbers)
+
+    def achieved_goal(self, state: ArmState) -> Vector:
+        """The task's."""
+        return self._task.achieved_goal(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,6 +44,9 @@ class Task(Protocol):
     r = task.reward(next_state, goal, action)         # one tick later
     done = task.terminated(next_state, goal)
     ok = task.success(last_state, goal)               # at the end
+
+    What is logged can be told anew for another goal: the one that an observation was made with, or one that
+    the episode happened to achieve.
     """
 
     spec: SpaceSpec
@@ -65,6 +69,19 @@ class Task(Protocol):
 
     def metrics(self, last_state: ArmState, goal: Vector) -> dict[str, float]:
         """Numbers about an episode that ended in `last_state`."""
+
+    def goal_of(self, numbers: Mapping[str, float]) -> Vector:
+        """The goal that an observation of this task was made with.
+
+        Args:
+            numbers: The observation's, by their names in the spec.
+
+        Raises:
+            KeyError: One that is needed is not there.
+        """
+
+    def achieved_goal(self, state: ArmState) -> Vector:
+        """The goal that this state is nearest to: in hindsight, what it achieves."""
 
 
 def make_task(fleet: FleetConfig, robot_id: str) -> Task:
