@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,6 +16,9 @@ from fleet.cli_output import Json, fail
 from fleet.logs_edit_output import Out, clear_edit_errors, config_of, names, progress_bar, tell_written
 from fleet.logs_options import LogPaths, Where, open_chosen, tell_damaged
 from fleet.ready import EXIT_CONFIG
+
+if TYPE_CHECKING:
+    from replay_server.logs import Logs
 
 edit_app = typer.Typer()
 
@@ -108,18 +111,20 @@ def logs_split(
             empty = ", ".join(name for name, part in parts.items() if not part) or "no part"
             fail(f"{len(found.episodes)} episodes are too few: nothing would be in {empty}", EXIT_CONFIG)
         made = f"split from {names(logs, where)} by " + (by or f"shares {', '.join(into or [])}, seed {seed}")
-        all_notes, writers = [], []
+        notes: list[str] = []
+        todo: list[tuple[LogWriter, Logs]] = []
         with ExitStack() as stack, progress_bar(errors, "writing episodes") as on_progress:
             for name, part in parts.items():
                 chosen = only(found, part)
-                config, notes = config_of(chosen)
-                all_notes += notes
+                config, more = config_of(chosen)
+                notes += (note for note in more if note not in notes)
                 folder = _part_folder(out, name)
                 writer = LogWriter(folder, chosen.spec, f"{made}: {name}", config, as_lived=True)
-                writers.append(stack.enter_context(writer))
+                todo.append((stack.enter_context(writer), chosen))
+            for writer, chosen in todo:
                 write_edited(writer, chosen, on_progress=on_progress)
         tell_damaged(found, errors, known)
-        tell_written(writers, found, list(dict.fromkeys(all_notes)), {}, as_json)
+        tell_written([writer for writer, _ in todo], found, notes, {}, as_json)
 
 
 @edit_app.command("trim")
