@@ -17,8 +17,9 @@ from fleet.logs_upgrade_cli import upgrade_app
 from fleet.ready import EXIT_CONFIG
 
 logs_app = typer.Typer(help="Look at the episodes of a run.", no_args_is_help=True)
-for other in (edit_app, relabel_app, upgrade_app):
-    logs_app.add_typer(other)  # its commands stand beside these
+logs_app.add_typer(edit_app)  # its commands stand beside these
+logs_app.add_typer(relabel_app)
+logs_app.add_typer(upgrade_app)
 
 
 @logs_app.command("ls")

@@ -28,10 +28,12 @@ Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="The new run fol
 @contextmanager
 def clear_edit_errors() -> Iterator[None]:
     """As `clear_log_errors`, and for disks that fail."""
+    from replay_server.episode_file import EpisodeFileError
+
     with clear_log_errors():
         try:
             yield
-        except OSError as error:
+        except (OSError, EpisodeFileError) as error:
             fail(str(error), 1)
 
 
@@ -76,8 +78,11 @@ def _difference(here: Any, there: Any) -> str:
     if here.kind != there.kind:
         return f"it is {there.kind}, not {here.kind}"
     mine, theirs = here.model_dump(), there.model_dump()
-    return ", ".join(key if isinstance(mine[key], dict) else f"{key} is {theirs[key]}, not {mine[key]}"
-                     for key in mine if mine[key] != theirs[key])  # fmt: skip
+    return ", ".join(
+        key if isinstance(mine[key], dict) else f"{key} is {theirs[key]}, not {mine[key]}"
+        for key in mine
+        if mine[key] != theirs[key]
+    )
 
 
 def tell_written(

@@ -150,7 +150,7 @@ def test_parts_by_value():
     }
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(st.lists(st.tuples(st.integers(1, 2), st.integers(1, 6)), min_size=1, max_size=6), st.integers(0, 3))
 def test_parts_that_are_merged_are_the_same_rows_again(write, make_spec, episodes, seed):
     with tempfile.TemporaryDirectory() as name:

@@ -25,8 +25,9 @@ def write(tmp_path, make_spec, make_transitions):
             for number, rows, tag, changes in episodes:
                 facts = dict(
                     run_id="", robot_id="robot1", boot_id=boot, episode=number, rows=0, first_seq=0,
-                    last_seq=0, first_cursor=0, last_cursor=0, received_ns=number, spec_hash="", policy_version=0,
-                    evaluation=False, end="time_limit", success=True, metrics={}, complete=True,
+                    last_seq=0, first_cursor=0, last_cursor=0, received_ns=number, spec_hash="",
+                    policy_version=0, evaluation=False, end="time_limit", success=True, metrics={},
+                    complete=True,
                 )  # fmt: skip
                 transitions = make_transitions(9, 100 * number, tag)
                 columns = {name: getattr(transitions, name)[:rows] for name in COLUMNS}

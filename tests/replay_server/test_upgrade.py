@@ -30,8 +30,8 @@ def write(tmp_path, make_spec, make_transitions):
             for number in range(5):
                 facts = EpisodeInfo(
                     run_id="", robot_id="robot1", boot_id="b0", episode=number, rows=0, first_seq=0,
-                    last_seq=0, first_cursor=0, last_cursor=0, received_ns=number, spec_hash="", policy_version=0,
-                    evaluation=True, end="success", success=True, complete=True,
+                    last_seq=0, first_cursor=0, last_cursor=0, received_ns=number, spec_hash="",
+                    policy_version=0, evaluation=True, end="success", success=True, complete=True,
                     metrics={"return": 0.1, "odd": float("nan")},
                 )  # fmt: skip
                 path = writer.add(facts, make_transitions(6 + number, 100 * number))
