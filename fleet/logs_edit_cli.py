@@ -13,7 +13,15 @@ import typer
 from rich.console import Console
 
 from fleet.cli_output import Json, fail
-from fleet.logs_edit_output import Out, clear_edit_errors, config_of, names, progress_bar, tell_written
+from fleet.logs_edit_output import (
+    Out,
+    clear_edit_errors,
+    config_of,
+    names,
+    progress_bar,
+    refuse_existing,
+    tell_written,
+)
 from fleet.logs_options import LogPaths, Where, open_chosen, tell_damaged
 from fleet.ready import EXIT_CONFIG
 
@@ -52,6 +60,7 @@ def logs_merge(
     from replay_server.log_writer import LogWriter
 
     errors = Console(stderr=True)
+    refuse_existing(out)
     with clear_edit_errors():
         found = open_chosen(logs, where, errors)
         known, spec = len(found.damaged), found.spec
@@ -155,12 +164,9 @@ def logs_trim(
     from replay_server.log_writer import LogWriter
 
     errors = Console(stderr=True)
-    asked = [
-        f"--{key} {value}"
-        for key, value in {"first": first, "last": last, "skip-steps": skip_steps, "keep-steps": keep_steps,
-                           "max-rows": max_rows}.items()
-        if value
-    ]  # fmt: skip
+    options = {"first": first, "last": last, "skip-steps": skip_steps, "keep-steps": keep_steps}
+    options["max-rows"] = max_rows
+    asked = [f"--{name} {value}" for name, value in options.items() if value]
     if first and last:
         fail("--first and --last: say one of them", EXIT_CONFIG)
     if not asked and not where:
@@ -168,6 +174,7 @@ def logs_trim(
             "say what to keep: --where, --first, --last, --skip-steps, --keep-steps or --max-rows",
             EXIT_CONFIG,
         )
+    refuse_existing(out)
     with clear_edit_errors():
         found = open_chosen(logs, where, errors)
         known, spec = len(found.damaged), found.spec

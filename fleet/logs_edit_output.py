@@ -14,6 +14,7 @@ from rich.progress import Progress
 from fleet.cli_output import escape, fail, print_json
 from fleet.config import ConfigError, FleetConfig
 from fleet.logs_options import clear_log_errors
+from fleet.ready import EXIT_CONFIG
 from fleet.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ def clear_edit_errors() -> Iterator[None]:
             yield
         except (OSError, EpisodeFileError) as error:
             fail(str(error), 1)
+
+
+def refuse_existing(out: Path) -> None:
+    """Exit if there is something of that name: now, not when all has been read."""
+    if out.exists():
+        fail(f"{out} exists already: name another folder, or remove that first", EXIT_CONFIG)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fleet.cli_output import Json, fail
 from fleet.config import ConfigError, FleetConfig
-from fleet.logs_edit_output import Out, clear_edit_errors, names, progress_bar, tell_written
+from fleet.logs_edit_output import Out, clear_edit_errors, names, progress_bar, refuse_existing, tell_written
 from fleet.logs_options import LogPaths, Where, open_chosen, tell_damaged
 from fleet.ready import EXIT_CONFIG
 from fleet.run_folder import RunFolder
@@ -61,6 +61,7 @@ def logs_relabel(
     errors = Console(stderr=True)
     if goal is not None and goal not in GOAL_SOURCES:
         fail(f"--goal {goal}: must be one of {', '.join(GOAL_SOURCES)}", EXIT_CONFIG)
+    refuse_existing(out)
     with clear_edit_errors():
         found = open_chosen(logs, where, errors)
         found = only(found, found.episodes)
@@ -80,7 +81,7 @@ def logs_relabel(
         facts = {
             "goal": relabel.goals,
             "episodes_cut_where_the_task_ends": relabel.shortened,
-            "rows_cut": found.rows - writer.rows,
+            "rows_cut": relabel.rows_cut,
             "verdicts_of_persons_dropped": relabel.verdicts_dropped,
         }
         tell_written([writer], found, [], facts, as_json)

@@ -13,7 +13,8 @@ was logged, bit for bit.
 from __future__ import annotations
 
 import zlib
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -50,6 +51,7 @@ class Relabel:
         task: The new one.
         goals: Where goals come from.
         shortened: Episodes that end earlier than they did, as the new task ends there.
+        rows_cut: Rows that lay behind these ends.
         verdicts_dropped: Episodes whose end a person had judged, of another task or goal.
     """
 
@@ -70,7 +72,7 @@ class Relabel:
             ConfigError: The robots do, or the task cannot be done.
         """
         self.task: Task = make_task(fleet, fleet.robots[0].id)
-        self.shortened = self.verdicts_dropped = 0
+        self.shortened = self.rows_cut = self.verdicts_dropped = 0
         robots = [entry.robot for entry in fleet.robots]
         sensors = shared_sensors(robots)
         self._columns = _StateColumns(spec, SharedArm.of(robots), sensors.names if sensors else ())
@@ -94,49 +96,58 @@ class Relabel:
         goal = self._goal(info, rows, next_states)
         rewards, over = self._rewards(next_states, goal, rows.action)
         count = len(rewards)
-        last = next_states[count - 1]
-        columns: dict[str, Any] = {name: getattr(rows, name)[:count].copy() for name in COLUMNS}
+        next_states = next_states[:count]
+        ending = self._ending(info, rows, count, over, next_states[-1], goal)
+        if ending.verdict is not None and (labels := self._labels.get(info.robot_id)):
+            rewards[-1] += labels.success_reward if ending.verdict else labels.failure_reward
 
-        end, success, judged = info.end, False, False
-        if over:
-            success = bool(self.task.success(last, goal))
-            end, judged = "success" if success else "failure", True
-        elif count < rows.rows or info.end == "time_limit":
-            success = bool(self.task.success(last, goal))
-            end, judged = "time_limit", True
-        elif info.end in _VERDICTS and self._same_kind and self.goals == "keep":
-            over, success = bool(rows.terminated[-1]), info.success
-            judged = over  # a verdict on a step that was not finished: no row, no metrics
-            if over and (labels := self._labels.get(info.robot_id)):
-                rewards[-1] += labels.success_reward if success else labels.failure_reward
-        elif info.end in _VERDICTS:
-            end = "intervention"
-            self.verdicts_dropped += 1
-        complete = info.complete or over or count < rows.rows
+        columns: dict[str, Any] = {name: getattr(rows, name)[:count].copy() for name in COLUMNS}
+        complete = bool(ending.end)
         columns["terminated"][:] = False
         if complete:
-            columns["terminated"][-1], columns["truncated"][-1] = over, not over
+            columns["terminated"][-1], columns["truncated"][-1] = ending.terminated, not ending.terminated
         columns["reward"] = np.array(rewards, "<f4")
-        self._observe(columns, next_states[:count], goal)
+        self._observe(columns, next_states, goal)
 
-        metrics = self.task.metrics(last, goal) if judged else {}
-        metrics = {key: float(value) for key, value in metrics.items()}
+        metrics = {key: float(value) for key, value in ending.metrics.items()}
         if complete:
             metrics["return"] = float(np.sum(rewards))
         if count == rows.rows:
             metrics |= {key: value for key, value in info.metrics.items() if key.startswith("guard/")}
         self.shortened += count < rows.rows
+        self.rows_cut += rows.rows - count
         origin = f"relabelled for {self._kind} with {_TOLD[self.goals]}"
         told = replace(
             info,
-            end=end,
-            success=success,
+            end=ending.end,
+            success=ending.success,
             metrics=metrics,
             complete=complete,
             task=self._kind,
             origin=f"{info.origin}; {origin}" if info.origin else origin,
         )
         return told, Transitions(**columns)
+
+    def _ending(
+        self, info: EpisodeInfo, rows: Transitions, count: int, over: bool, last: ArmState, goal: Vector
+    ) -> _Ending:
+        """How an episode ends of which `count` rows are left; `over`: the task terminated there."""
+        metrics = self.task.metrics(last, goal)
+        if over:
+            success = bool(self.task.success(last, goal))
+            return _Ending("success" if success else "failure", success, metrics, terminated=True)
+        if count < rows.rows or info.end == "time_limit":
+            return _Ending("time_limit", bool(self.task.success(last, goal)), metrics)
+        if info.end not in _VERDICTS:
+            return _Ending(info.end)  # it was broken off: the task has no say
+        if not (self._same_kind and self.goals == "keep"):
+            self.verdicts_dropped += 1
+            return _Ending("intervention")
+        if rows.terminated[-1]:
+            return _Ending(info.end, info.success, metrics, terminated=True, verdict=info.success)
+        return _Ending(
+            info.end, info.success
+        )  # the step that a person judged was not finished: it has no row
 
     def _goal(self, info: EpisodeInfo, rows: Transitions, next_states: list[ArmState]) -> Vector:
         if self.goals == "keep":
@@ -176,6 +187,17 @@ class Relabel:
         new, old = made[:, self._new_shared], logged[:, self._old_shared]
         made[:, self._new_shared] = np.where(np.abs(new - old) <= _SAME, old, new)
         return made
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """How an episode ends: what it holds of that, and a person's verdict on its last row."""
+
+    end: str
+    success: bool = False
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    terminated: bool = False
+    verdict: bool | None = None
 
 
 _TOLD: dict[GoalSource, str] = {

@@ -64,8 +64,10 @@ def test_of_an_unfinished_copy_the_longer_one_stays(write, first):
     assert merged.copies == 1
 
 
-def test_with_the_same_rows_the_one_with_an_end_stays(write):
-    found, _ = kept(write("open", (0, 9, 0.0, UNFINISHED)), write("ended", (0, 9, 0.0, {})))
+@pytest.mark.parametrize("first", [0, 1])
+def test_with_the_same_rows_the_one_with_an_end_stays(write, first):
+    folders = [write("open", (0, 9, 0.0, UNFINISHED)), write("ended", (0, 9, 0.0, {}))]
+    found, _ = kept(folders[first], folders[1 - first])
     assert found == [("ended", "b0", 0, 9)]
 
 

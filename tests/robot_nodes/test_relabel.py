@@ -131,8 +131,9 @@ def test_a_door_becomes_a_target_and_what_is_beyond_the_new_time_limit_is_cut(lo
     logs = logs_of("door")
     relabel = Relabel(fleet_of("door", "reach", "task.episode_s=0.6"), logs.spec, "door", "final")
     info, old = logs.episodes[0].info, logs.transitions(logs.episodes[0])
+    info = replace(info, metrics=info.metrics | {"guard/workspace": 2.0})
     told, new = relabel(info, old)
-    assert (info.rows, new.rows, relabel.shortened) == (20, 12, 1)
+    assert (info.rows, new.rows, relabel.shortened, relabel.rows_cut) == (20, 12, 1, 8)
     assert (told.task, told.end, told.success) == ("reach", "time_limit", True)
     assert new.truncated.tolist() == [False] * 11 + [True] and not new.terminated.any()
     names = relabel.task.spec.observation.names
@@ -140,7 +141,8 @@ def test_a_door_becomes_a_target_and_what_is_beyond_the_new_time_limit_is_cut(lo
     np.testing.assert_array_equal(new.observation[:, :17], old.observation[:12, :17])
     np.testing.assert_array_equal(new.observation[:, -2:], old.observation[:12, -2:])
     np.testing.assert_array_equal(new.next_observation[-1, 17:20], old.next_observation[11, 14:17])
-    assert "guard/velocity" not in told.metrics  # counted in steps that are gone
+    # What the guard did was counted in steps that are gone, too.
+    assert set(told.metrics) == {"final_distance_m", "target_x_m", "target_y_m", "target_z_m", "return"}
 
 
 def test_an_episode_ends_where_the_task_terminates_it(logs_of, episode, monkeypatch):
@@ -174,9 +176,10 @@ def test_a_persons_verdict_stands_for_the_same_task_and_goal(logs_of, episode):
     assert new.terminated[-1] and not new.truncated.any()
 
 
-def test_a_persons_verdict_is_not_one_on_another_goal(logs_of, episode):
+@pytest.mark.parametrize(("kind", "goals"), [("reach", "sample"), ("reach", "final"), ("", "keep")])
+def test_a_persons_verdict_is_not_one_on_another_goal_or_task(logs_of, episode, kind, goals):
     info, old = judged(*episode)
-    relabel = Relabel(fleet_of("reach", None, SHORT, LABELS), logs_of("reach").spec, "reach", "sample")
+    relabel = Relabel(fleet_of("reach", None, SHORT, LABELS), logs_of("reach").spec, kind, goals)
     told, new = relabel(info, old)
     assert (told.end, told.success, relabel.verdicts_dropped) == ("intervention", False, 1)
     assert new.truncated[-1] and not new.terminated.any()
@@ -187,11 +190,12 @@ def test_a_persons_verdict_is_not_one_on_another_goal(logs_of, episode):
 def test_what_did_not_come_to_its_end_has_no_verdict(logs_of, episode, end, complete):
     info, old = episode
     info = replace(info, end=end, complete=complete, success=False, metrics={})
-    old = replace(old, truncated=old.truncated & complete)
+    old = replace(old, truncated=old.truncated & complete, terminated=np.arange(20) == 7)
     told, new = Relabel(fleet_of("reach", None, SHORT), logs_of("reach").spec, "reach", "final")(info, old)
     assert (told.end, told.success, told.complete) == (end, False, complete)
     assert set(told.metrics) == ({"return"} if complete else set())
     np.testing.assert_array_equal(new.truncated, old.truncated)
+    assert not new.terminated.any()  # no task of ours terminates
 
 
 def test_states_that_do_not_follow_each_other_are_told_each_by_itself(logs_of, episode):
