@@ -56,7 +56,8 @@ def logs_relabel(
     """
     from replay_server.log_edits import only, write_edited
     from replay_server.log_writer import LogWriter
-    from robot_nodes.relabel import GOAL_SOURCES, Relabel, RelabelError
+    from robot_nodes.logged_states import RelabelError
+    from robot_nodes.relabel import GOAL_SOURCES, Relabel
 
     errors = Console(stderr=True)
     if goal is not None and goal not in GOAL_SOURCES:

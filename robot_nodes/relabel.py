@@ -23,6 +23,7 @@ import numpy.typing as npt
 from fleet.config import FleetConfig
 from fleet.messages import COLUMNS, Transitions
 from fleet.spaces import SpaceSpec
+from robot_nodes.logged_states import LoggedStates, RelabelError
 from robot_nodes.tasks.shared_arm import SharedArm, shared_sensors
 from robot_nodes.tasks.task import ArmState, Task, Vector, make_task
 
@@ -35,10 +36,6 @@ GOAL_SOURCES: tuple[GoalSource, ...] = get_args(GoalSource)
 
 _SAME = 1e-6  # SI units; float32 of a few metres or radians is finer than half of it
 _VERDICTS = ("success", "failure")
-
-
-class RelabelError(ValueError):
-    """These logs cannot be told for that task; the text says why and what to do."""
 
 
 class Relabel:
@@ -75,7 +72,7 @@ class Relabel:
         self.shortened = self.rows_cut = self.verdicts_dropped = 0
         robots = [entry.robot for entry in fleet.robots]
         sensors = shared_sensors(robots)
-        self._columns = _StateColumns(spec, SharedArm.of(robots), sensors.names if sensors else ())
+        self._columns = LoggedStates(spec, SharedArm.of(robots), sensors.names if sensors else ())
         if difference := replace(self.task.spec, observation=spec.observation).difference(spec):
             raise RelabelError(
                 f"the logs are of robots with other actions: {difference} (there: in the logs)"
@@ -205,36 +202,6 @@ _TOLD: dict[GoalSource, str] = {
     "final": "the goal it achieved",
     "sample": "a random goal",
 }
-
-
-class _StateColumns:
-    """Where the arm's state is in the logs' observations."""
-
-    def __init__(self, spec: SpaceSpec, arm: SharedArm, sensors: tuple[str, ...]) -> None:
-        """Find it.
-
-        Raises:
-            RelabelError: Something is not there.
-        """
-        names = spec.observation.names
-        if missing := [name for name in arm.state.names if name not in names]:
-            raise RelabelError(
-                f"the logs' observations have no {', '.join(missing[:4])}{', …' if missing[4:] else ''}: "
-                "they are of other robots than the config's; name their fleet's file with --fleet"
-            )
-        if missing := [name for name in sensors if name not in names]:
-            raise RelabelError(
-                f"the logs' observations have no {', '.join(missing)}: sensors that the config's robots have "
-                "and that were not there when this was recorded; it cannot be told for a task that needs them"
-            )
-        n = len(arm.joints)
-        columns = [names.index(name) for name in (*arm.state.names, *sensors)]
-        self._parts = columns[:n], columns[n : 2 * n], columns[2 * n : 2 * n + 3], columns[2 * n + 3 :]
-
-    def states(self, observations: npt.NDArray[np.float32]) -> list[ArmState]:
-        """The arm in each observation [N, nx]; without a stamp, of which tasks make no use."""
-        parts = (observations[:, columns].astype(np.float64) for columns in self._parts)
-        return [ArmState(q, qd, tool, 0, sensors) for q, qd, tool, sensors in zip(*parts, strict=True)]
 
 
 def _goal_source(

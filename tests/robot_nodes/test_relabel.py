@@ -13,7 +13,8 @@ from benchmarks.common.pick_script import script_message
 from fleet.config_file import load_fleet
 from fleet.messages import COLUMNS
 from replay_server.logs import open_logs
-from robot_nodes.relabel import Relabel, RelabelError
+from robot_nodes.logged_states import RelabelError
+from robot_nodes.relabel import Relabel
 
 SHORT = "task.episode_s=1"
 FLEETS = {"reach": "fleets/sim2.yaml", "door": "fleets/door2.yaml", "pick_place": "fleets/pick2.yaml"}
