@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import Progress
 
 from fleet.cli_options import Overrides
 from fleet.cli_output import Json, escape, fail, print_json
@@ -21,13 +20,13 @@ from fleet.key_files import KeyFolder
 from fleet.keys import Credentials, find_credentials
 from fleet.logs_options import LogPaths, Where, clear_log_errors, open_chosen, tell_damaged
 from fleet.ready import EXIT_CONFIG, stop_on_signals
+from fleet.replay_view import replay_view
 
 if TYPE_CHECKING:
     from robot_nodes.log_plan import ReplayPlan
-    from robot_nodes.log_player import LogPlayer, Outcome
+    from robot_nodes.replay_outcome import Outcome
 
 _EXIT_INTERRUPTED = 130
-_MANY_ROBOTS = 12  # more do not fit a screen: one line for all
 
 
 def replay(
@@ -45,7 +44,9 @@ def replay(
     ] = None,
     keys: Annotated[
         Path | None,
-        typer.Option(help="Folder with the robots' keys, where the server wants them; see pnaf keys."),
+        typer.Option(
+            metavar="FOLDER", help="Folder with the robots' keys, where the server wants them; see pnaf keys."
+        ),
     ] = None,
     longest_gap_s: Annotated[
         float,
@@ -57,7 +58,10 @@ def replay(
         ),
     ] = 10.0,
     wait_s: Annotated[
-        float, typer.Option("--wait", min=0.1, metavar="SECONDS", help="Give up when the server is silent.")
+        float,
+        typer.Option(
+            "--wait", min=0.1, metavar="SECONDS", help="Give up when the server says nothing for so long."
+        ),
     ] = 60.0,
     overrides: Overrides = None,
     as_json: Json = False,
@@ -91,14 +95,14 @@ def replay(
         credentials = _credentials(folder, [robot.robot_id for robot in plan.robots])
         _announce(plan, endpoint, console)
         stop = stop_on_signals()
-        with _progress(console) as view:
+        with replay_view(console) as view:
             player = LogPlayer(
                 plan,
                 endpoint,
                 speed=pace,
                 credentials=credentials,
                 wait_s=wait_s,
-                on_note=lambda text: view.console.print(escape(text), highlight=False, soft_wrap=True),
+                on_note=view.note,
                 on_progress=lambda: view.show(player),
             )
             try:
@@ -182,57 +186,6 @@ def _announce(plan: ReplayPlan, endpoint: str, console: Console) -> None:
     console.print(escape(text), highlight=False, soft_wrap=True)
 
 
-class _View:
-    """One line per robot on stderr; one for all if they are many."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.console = progress.console
-        self._progress = progress
-        self._tasks: dict[str, Any] = {}
-        self._began: tuple[float, dict[str, int]] | None = None
-
-    def show(self, player: LogPlayer) -> None:
-        """Draw how far each robot is."""
-        now_s = self._progress.get_time()
-        if self._began is None:
-            if not all(robot.located for robot in player.robots):
-                return
-            self._began = now_s, {robot.plan.robot_id: robot.rows_durable for robot in player.robots}
-        began_s, began_rows = self._began
-        lines: dict[str, tuple[int, int, int, float, str]] = {}
-        for robot in player.robots:
-            name = robot.plan.robot_id if len(player.robots) <= _MANY_ROBOTS else "all robots"
-            total, rows, now, left_s, state = lines.get(name, (0, 0, 0, 0.0, ""))
-            lines[name] = (
-                total + robot.plan.rows,
-                rows + robot.rows_durable,
-                now + robot.rows_durable - began_rows[robot.plan.robot_id],
-                max(left_s, player.left_s(robot)),
-                "held: pnaf fleet resume" if robot.hold.held and not robot.finished else state,
-            )
-        for name, (total, rows, now, left_s, state) in lines.items():
-            rate = now / max(now_s - began_s, 1e-3)
-            if math.isnan(left_s):
-                left_s = (total - rows) / rate if rate else math.nan
-            left = "" if math.isnan(left_s) else f"{int(left_s) // 60}:{int(left_s) % 60:02d} left"
-            if name not in self._tasks:
-                self._tasks[name] = self._progress.add_task(escape(name), total=total, text="")
-            text = f"{rows:,} of {total:,} rows  {rate:,.0f}/s  {state or left}"
-            self._progress.update(self._tasks[name], completed=rows, text=text)
-
-
-@contextmanager
-def _progress(console: Console) -> Any:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[text]}"),
-    )
-    with Progress(*columns, console=console) as progress:
-        yield _View(progress)
-
-
 def _report(plan: ReplayPlan, outcome: Outcome) -> dict[str, Any]:
     return {
         "run_id": outcome.run_id,
@@ -267,7 +220,7 @@ def _conclude(outcome: Outcome, console: Console) -> None:
         text += f"all {total:,} rows of {episodes:,} episodes are stored, after {outcome.wall_s:.1f} s"
         console.print(f"[green]{escape(text)}[/]", highlight=False, soft_wrap=True)
         return
-    from robot_nodes.log_player import INTERRUPTED
+    from robot_nodes.replay_outcome import INTERRUPTED
 
     interrupted = outcome.stop_reason == INTERRUPTED
     why = "interrupted" if interrupted else f"stopped by an operator ({outcome.stop_reason})"

@@ -14,7 +14,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import zmq
 
@@ -25,6 +24,7 @@ from fleet.sockets import Context, Socket, connect_dealer
 from replay_server.episode_file import EpisodeFileError
 from robot_nodes.log_plan import ReplayPlan
 from robot_nodes.logged_robot import LoggedRobot
+from robot_nodes.replay_outcome import INTERRUPTED, Outcome, RobotOutcome
 
 logger = logging.getLogger(__name__)
 
@@ -36,44 +36,10 @@ _DRAIN_S = 3.0
 _LINGER_MS = 500
 _BATCHES_UNDER_WAY = 1024  # of all robots: what the server holds before its disk has it is bounded, too
 _WINDOW = 64
-INTERRUPTED = "interrupted"
 
 
 class PlayerError(RuntimeError):
     """The replay cannot go on; the text says why and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class RobotOutcome:
-    """What became of one robot's rows: those that were there before, and those that came now."""
-
-    robot_id: str
-    episodes: int
-    rows: int
-    rows_before: int
-    rows_now: int
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a replay.
-
-    Attributes:
-        run_id: The run it went into; empty if the server was never heard.
-        robots: By id.
-        wall_s: Since the first connection (s).
-        stop_reason: Why it ended early; empty if it did not.
-    """
-
-    run_id: str
-    robots: Sequence[RobotOutcome]
-    wall_s: float
-    stop_reason: str
-
-    @property
-    def complete(self) -> bool:
-        """Whether the server has all rows on disk."""
-        return all(robot.rows_before + robot.rows_now == robot.rows for robot in self.robots)
 
 
 class LogPlayer:

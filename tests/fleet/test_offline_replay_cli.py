@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+import queue
 import re
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +26,12 @@ from fleet.messages import Transitions, row_dtype
 from fleet.spaces import Space, SpaceSpec
 from replay_server.episode_file import EpisodeInfo
 from replay_server.log_writer import LogWriter
+from replay_server.logs import open_logs
 from replay_server.server import run_replay_server
 from replay_server.verify import verify_run
+from robot_nodes import log_player
+from robot_nodes.log_plan import plan_replay
+from robot_nodes.log_player import LogPlayer
 from robot_nodes.synthetic_rows import SPEC
 
 OTHER = SpaceSpec(Space(("a",), ("rad",), (-1.0,), (1.0,)), SPEC.action)
@@ -40,16 +48,17 @@ def logs(tmp_path: Path) -> Path:
     return write(tmp_path / "logs")
 
 
-def write(folder: Path, spec: SpaceSpec = SPEC, robots: tuple[str, ...] = ("robot1", "robot2")) -> Path:
-    """One episode of ten rows for each robot."""
+def write(folder: Path, spec: SpaceSpec = SPEC, episodes: int = 1) -> Path:
+    """Episodes of ten rows of two robots."""
     with LogWriter(folder, spec, "by a test") as writer:
-        for number, robot in enumerate(robots):
+        for number, episode in product(range(2), range(episodes)):
             rows = np.zeros(10, row_dtype(spec.observation.size, 2))
-            rows["reward"], rows["stamp_ns"] = number, np.arange(10) * 50_000_000
+            rows["reward"], rows["stamp_ns"] = number, episode * 10**9 + np.arange(10) * 50_000_000
             info = EpisodeInfo(
-                run_id="", robot_id=robot, boot_id="b0", episode=0, rows=0, first_seq=0, last_seq=0,
-                first_cursor=0, last_cursor=0, received_ns=10**18, spec_hash="", policy_version=0,
-                evaluation=False, end="success", success=True, metrics={}, complete=True,
+                run_id="", robot_id=f"robot{number + 1}", boot_id="b0", episode=episode, rows=0, first_seq=0,
+                last_seq=0, first_cursor=0, last_cursor=0, received_ns=10**18 + episode * 10**9,
+                spec_hash="", policy_version=0, evaluation=False, end="success", success=True,
+                metrics={}, complete=True,
             )  # fmt: skip
             writer.add(info, Transitions.from_packed(rows))
     return folder
@@ -129,6 +138,18 @@ def test_the_fleets_config_says_where_and_with_which_keys(
     assert verify_run(tmp_path / "run").rows == 10
 
 
+def test_a_log_that_has_grown_goes_on(logs: Path, tmp_path: Path, free_endpoint: str) -> None:
+    longer = write(tmp_path / "longer", episodes=3)
+    words = "--into", free_endpoint, "--speed", "max", "--json"
+    with serving(free_endpoint, tmp_path / "run"):
+        assert replay(logs, *words)[0] == 0
+        for rows_now in (40, 0):
+            made = json.loads(replay(longer, *words)[1])
+            assert (made["rows_now"], made["rows_before"]) == (rows_now, 60 - rows_now)
+    check = verify_run(tmp_path / "run")
+    assert (check.ok, check.rows, len(check.streams)) == (True, 60, 2)
+
+
 def test_a_server_of_another_task_refuses_in_its_own_words(
     logs: Path, tmp_path: Path, free_endpoint: str
 ) -> None:
@@ -185,17 +206,13 @@ def test_a_damaged_episode_is_named_and_left_out(logs: Path, tmp_path: Path, fre
 def test_an_absent_server_is_waited_for(
     logs: Path, tmp_path: Path, free_endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("robot_nodes.log_player._QUIET_S", 0.1)
-    done: list[tuple[int, str, str]] = []
-    player = threading.Thread(
-        target=lambda: done.append(replay(logs, "--into", free_endpoint, "--speed", "max"))
-    )
-    player.start()
-    player.join(1.5)
-    assert player.is_alive()
-    with serving(free_endpoint, tmp_path / "run"):
-        player.join(20)
-    ((status, _, err),) = done
-    assert status == 0
-    assert f"no answer to robot2 from {free_endpoint}; waiting, 60 s at most" in err
-    assert "the replay server answers" in err
+    monkeypatch.setattr(log_player, "_QUIET_S", 0.05)
+    plan = plan_replay(open_logs([logs]), longest_gap_s=10.0)
+    notes: queue.SimpleQueue[str] = queue.SimpleQueue()
+    player = LogPlayer(plan, free_endpoint, speed=math.inf, on_note=notes.put)
+    with ThreadPoolExecutor(1) as pool:
+        outcome = pool.submit(player.run, threading.Event())
+        assert notes.get(timeout=20) == f"no answer to robot2 from {free_endpoint}; waiting, 60 s at most"
+        with serving(free_endpoint, tmp_path / "run"):
+            assert notes.get(timeout=20) == "the replay server answers"
+            assert outcome.result(20).complete
