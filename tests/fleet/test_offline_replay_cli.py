@@ -31,7 +31,7 @@ from replay_server.server import run_replay_server
 from replay_server.verify import verify_run
 from robot_nodes import log_player
 from robot_nodes.log_plan import plan_replay
-from robot_nodes.log_player import LogPlayer
+from robot_nodes.log_player import LogPlayer, PlayerError
 from robot_nodes.synthetic_rows import SPEC
 
 OTHER = SpaceSpec(Space(("a",), ("rad",), (-1.0,), (1.0,)), SPEC.action)
@@ -201,6 +201,18 @@ def test_a_damaged_episode_is_named_and_left_out(logs: Path, tmp_path: Path, fre
     assert "damaged" in err
     assert list(json.loads(out)["left_out"]) == [str(file)]
     assert verify_run(tmp_path / "run").rows == 10
+
+
+def test_a_file_that_vanishes_meanwhile_is_named(logs: Path, tmp_path: Path, free_endpoint: str) -> None:
+    plan = plan_replay(open_logs([logs]), longest_gap_s=10.0)
+    (file,) = (logs / "episodes" / "robot1").glob("*.h5")
+    file.unlink()
+    player = LogPlayer(plan, free_endpoint, speed=math.inf)
+    with (
+        serving(free_endpoint, tmp_path / "run"),
+        pytest.raises(PlayerError, match=rf"{file}: .*; it was whole when this replay began"),
+    ):
+        player.run(threading.Event())
 
 
 def test_an_absent_server_is_waited_for(
