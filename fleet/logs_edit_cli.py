@@ -15,14 +15,12 @@ from rich.console import Console
 from fleet.cli_output import Json, fail
 from fleet.logs_edit_output import (
     Out,
-    clear_edit_errors,
     config_of,
     names,
-    progress_bar,
     refuse_existing,
     tell_written,
 )
-from fleet.logs_options import LogPaths, Where, open_chosen, tell_damaged
+from fleet.logs_options import LogPaths, Where, clear_log_errors, open_chosen, progress_bar, tell_damaged
 from fleet.ready import EXIT_CONFIG
 
 if TYPE_CHECKING:
@@ -61,7 +59,7 @@ def logs_merge(
 
     errors = Console(stderr=True)
     refuse_existing(out)
-    with clear_edit_errors():
+    with clear_log_errors():
         found = open_chosen(logs, where, errors)
         known, spec = len(found.damaged), found.spec
         with progress_bar(errors, "comparing episodes of the same name") as on_progress:
@@ -112,7 +110,7 @@ def logs_split(
     if by and by not in VALUES:
         fail(f"--by {by}: must be one of {', '.join(VALUES)}", EXIT_CONFIG)
     shares = _shares(into or [])
-    with clear_edit_errors():
+    with clear_log_errors():
         found = open_chosen(logs, where, errors)
         known = len(found.damaged)
         parts = by_value(found.episodes, by) if by else by_share(found.episodes, shares, seed)
@@ -175,7 +173,7 @@ def logs_trim(
             EXIT_CONFIG,
         )
     refuse_existing(out)
-    with clear_edit_errors():
+    with clear_log_errors():
         found = open_chosen(logs, where, errors)
         known, spec = len(found.damaged), found.spec
         cut = Cut(skip_steps, keep_steps)

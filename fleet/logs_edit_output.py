@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 
 from fleet.cli_output import escape, fail, print_json
 from fleet.config import ConfigError, FleetConfig
-from fleet.logs_options import clear_log_errors
 from fleet.ready import EXIT_CONFIG
 from fleet.run_folder import RunFolder
 
@@ -26,30 +23,10 @@ _SHOWN = 5
 Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="The new run folder; it must not exist.")]
 
 
-@contextmanager
-def clear_edit_errors() -> Iterator[None]:
-    """As `clear_log_errors`, and for disks that fail."""
-    from replay_server.episode_file import EpisodeFileError
-
-    with clear_log_errors():
-        try:
-            yield
-        except (OSError, EpisodeFileError) as error:
-            fail(str(error), 1)
-
-
 def refuse_existing(out: Path) -> None:
     """Exit if there is something of that name: now, not when all has been read."""
     if out.exists():
         fail(f"{out} exists already: name another folder, or remove that first", EXIT_CONFIG)
-
-
-@contextmanager
-def progress_bar(console: Console, text: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar to be told of what is done and the total."""
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(text, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def names(paths: Sequence[Path], where: Sequence[str] | None = None) -> str:

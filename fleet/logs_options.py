@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from replay_server.logs import Logs
 
 _SHOWN = 5
+_PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True}
 
 LogPaths = Annotated[
     list[Path],
@@ -44,11 +45,8 @@ def open_chosen(paths: list[Path], where: list[str] | None, console: Console) ->
     from replay_server.selection import Selection
 
     selection = Selection.parse(where or ())
-    with progress_on(console) as progress:
-        task = progress.add_task("reading files that no catalog knows yet", total=None)
-        logs = open_logs(
-            paths, selection, lambda done, total: progress.update(task, completed=done, total=total)
-        )
+    with progress_bar(console, "reading files that no catalog knows yet") as on_progress:
+        logs = open_logs(paths, selection, on_progress)
     tell_damaged(logs, console)
     return logs
 
@@ -57,14 +55,15 @@ def tell_damaged(logs: Logs, console: Console, known: int = 0) -> None:
     """Name the files that could not be read, beyond the first `known`."""
     damaged = list(logs.damaged.items())[known:]
     for path, reason in damaged[:_SHOWN]:
-        console.print(f"[yellow]left out:[/] {escape(str(path))}: {escape(reason)}", highlight=False)
+        console.print(f"[yellow]left out:[/] {escape(str(path))}: {escape(reason)}", **_PLAIN)
     if len(damaged) > _SHOWN:
-        console.print(f"[yellow]left out:[/] {len(damaged) - _SHOWN} more such files", highlight=False)
+        console.print(f"[yellow]left out:[/] {len(damaged) - _SHOWN} more such files", **_PLAIN)
 
 
 @contextmanager
 def clear_log_errors() -> Iterator[None]:
-    """As `clear_errors`, and for what is wrong with logs or conditions."""
+    """As `clear_errors`, and for what is wrong with logs, conditions or the disk."""
+    from replay_server.episode_file import EpisodeFileError
     from replay_server.logs import LogsError
     from replay_server.selection import SelectionError
 
@@ -73,3 +72,13 @@ def clear_log_errors() -> Iterator[None]:
             yield
         except (LogsError, SelectionError) as error:
             fail(str(error), EXIT_CONFIG)
+        except (OSError, EpisodeFileError) as error:
+            fail(str(error), 1)
+
+
+@contextmanager
+def progress_bar(console: Console, text: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar to be told of what is done and the total."""
+    with progress_on(console) as progress:
+        task = progress.add_task(text, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from fleet.cli_output import Json, fail
 from fleet.config import ConfigError, FleetConfig
-from fleet.logs_edit_output import Out, clear_edit_errors, names, progress_bar, refuse_existing, tell_written
-from fleet.logs_options import LogPaths, Where, open_chosen, tell_damaged
+from fleet.logs_edit_output import Out, names, refuse_existing, tell_written
+from fleet.logs_options import LogPaths, Where, clear_log_errors, open_chosen, progress_bar, tell_damaged
 from fleet.ready import EXIT_CONFIG
 from fleet.run_folder import RunFolder
 
@@ -63,7 +63,7 @@ def logs_relabel(
     if goal is not None and goal not in GOAL_SOURCES:
         fail(f"--goal {goal}: must be one of {', '.join(GOAL_SOURCES)}", EXIT_CONFIG)
     refuse_existing(out)
-    with clear_edit_errors():
+    with clear_log_errors():
         found = open_chosen(logs, where, errors)
         found = only(found, found.episodes)
         kind, known, spec = _kind(found), len(found.damaged), found.spec

@@ -8,8 +8,7 @@ import typer
 from rich.console import Console
 
 from fleet.cli_output import Json, escape, print_json
-from fleet.logs_edit_output import clear_edit_errors, progress_bar
-from fleet.logs_options import LogPaths, open_chosen, tell_damaged
+from fleet.logs_options import LogPaths, clear_log_errors, open_chosen, progress_bar, tell_damaged
 
 upgrade_app = typer.Typer()
 
@@ -26,7 +25,7 @@ def logs_upgrade(logs: LogPaths, as_json: Json = False) -> None:
     from replay_server.upgrade import upgrade
 
     errors = Console(stderr=True)
-    with clear_edit_errors():
+    with clear_log_errors():
         found = open_chosen(logs, None, errors)
         known = len(found.damaged)
         with progress_bar(errors, "upgrading files") as on_progress:

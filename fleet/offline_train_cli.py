@@ -13,7 +13,7 @@ from rich.console import Console
 
 from fleet.cli_options import Overrides
 from fleet.cli_output import Json, fail, print_json, progress_on
-from fleet.logs_options import LogPaths, Where, clear_log_errors, open_chosen, tell_damaged
+from fleet.logs_options import LogPaths, Where, clear_log_errors, open_chosen, progress_bar, tell_damaged
 from fleet.offline_run import Method, OfflineReport, OfflineRun, offline_config
 from fleet.ready import stop_on_signals
 
@@ -72,9 +72,8 @@ def train(
             config, Path("runs") / (run or f"offline-{datetime.now():%Y%m%d-%H%M%S}"), report
         )
         stop = stop_on_signals()
-        with progress_on(console) as progress:
-            bar = progress.add_task("reading the logs", total=None)
-            offline.load_rows(logs, lambda done, total: progress.update(bar, completed=done, total=total))
+        with progress_bar(console, "reading the logs") as on_progress:
+            offline.load_rows(logs, on_progress)
         tell_damaged(logs, console, told)
         console.print(
             f"{offline.report.rows:,} transitions of {offline.report.episodes:,} episodes, method {method}"

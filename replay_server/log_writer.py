@@ -68,18 +68,24 @@ class LogWriter:
             raise LogsError(f"{out} exists already: name another folder, or remove that first")
         self.spec, self._made = spec, made
         self._origin = "" if as_lived else made
-        if config is not None:
-            self.folder = create_run_folder(config, out.parent, out.name)
-        else:
-            out.mkdir(parents=True)
-            self.folder = RunFolder(out)
+        self.folder = RunFolder(out)
+        try:
+            self._make_folder(config)
+        except BaseException:
+            shutil.rmtree(out, ignore_errors=True)
+            raise
         self._run_id = self.folder.run_id()
-        (out / "episodes").mkdir()
-        text = json.dumps(spec.to_json(), indent=1)
-        write_atomically(out / "spec.json", lambda temporary: temporary.write_text(text))
         self.episodes = self.rows = 0
         self._next_seq: dict[tuple[str, str], int] = {}
         self._last_episode: dict[tuple[str, str], int] = {}
+
+    def _make_folder(self, config: FleetConfig | None) -> None:
+        out = self.folder.path
+        if config is not None:
+            create_run_folder(config, out.parent, out.name)
+        (out / "episodes").mkdir(parents=True)
+        text = json.dumps(self.spec.to_json(), indent=1)
+        write_atomically(out / "spec.json", lambda temporary: temporary.write_text(text))
 
     def __enter__(self) -> LogWriter:
         return self

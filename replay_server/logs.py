@@ -61,8 +61,7 @@ class Logs:
         """
         if not self.episodes:
             raise LogsError("no episodes are there, or none meets the conditions")
-        first = self.episodes[0]
-        spec = read_spec(first.path)
+        first, spec = self._first_spec()
         for other in self.episodes:
             if other.info.spec_hash != first.info.spec_hash:
                 difference = spec.difference(read_spec(other.path))
@@ -71,6 +70,14 @@ class Logs:
                     "choose episodes of one task on one kind of robot with --where"
                 )
         return spec
+
+    def _first_spec(self) -> tuple[EpisodeSummary, SpaceSpec]:
+        for summary in self.episodes:
+            try:
+                return summary, read_spec(summary.path)
+            except EpisodeFileError as error:
+                self.damaged[summary.path] = _reason(error, summary.path)
+        raise LogsError("no episode of these logs can be read")
 
     def episode(self, summary: EpisodeSummary) -> Episode:
         """One episode, checked whole.

@@ -269,7 +269,7 @@ def test_upgrading_says_what_became_of_the_files(runs: Path) -> None:
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> Callable[..., None]:
+    def full(*_: object, **__: object) -> Callable[..., None]:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("replay_server.log_writer.seal_episode", full)
