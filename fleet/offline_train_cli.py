@@ -65,7 +65,7 @@ def train(
         from learner.trainer import DivergedError
 
         logs = open_chosen(paths, where, console)
-        told = len(logs.damaged)
+        told, spec = len(logs.damaged), logs.spec
         config = offline_config(logs, fleet, method, overrides or ())
         report = OfflineReport([str(path) for path in paths], list(where or ()), fingerprint(logs), method)
         offline = OfflineRun(
@@ -76,7 +76,8 @@ def train(
             offline.load_rows(logs, on_progress)
         tell_damaged(logs, console, told)
         console.print(
-            f"{offline.report.rows:,} transitions of {offline.report.episodes:,} episodes, method {method}"
+            f"{offline.report.rows:,} transitions of {offline.report.episodes:,} episodes, "
+            f"{spec.observation.size} numbers observed, {spec.action.size} commanded; method {method}"
         )
         with progress_on(console) as progress:
             bar = progress.add_task("training", total=steps)

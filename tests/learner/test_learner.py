@@ -18,8 +18,10 @@ from fleet.config import ConfigError, FleetConfig
 from fleet.messages import PolicyMessage
 from fleet.run_folder import RunFolder
 from fleet.sockets import AddressInUseError, Context, connect_policy_subscriber
-from learner.checkpoint import list_checkpoints
+from learner.checkpoint import Progress, list_checkpoints, save_checkpoint
 from learner.process import run_learner
+from learner.publisher import policy_message
+from learner.trainer import Trainer
 from replay_server.client import ReplayClient
 from robot_nodes.policy_file import read_policy, run_policy_file
 
@@ -83,6 +85,28 @@ def test_from_the_first_row_to_a_checkpoint(
     saved = read_policy(run_policy_file(RunFolder(tmp_path)))
     assert (saved.version, saved.learner_step, saved.checksum) == (later.version, 320, later.checksum)
     assert list((tmp_path / "tensorboard").glob("events.*"))
+    policies.close()
+
+
+def test_begins_with_what_another_run_has_learned(
+    config: FleetConfig, start: Callable[[str], Any], context: Context, robot: Any, tmp_path: Path
+) -> None:
+    """Its first policy is the other's, with the noise of one that has learned, and updates count from 0."""
+    other = Trainer(config.learner, robot.spec, seed=7)
+    other.flat += 0.1
+    other.updates = other.optimiser.steps = 500
+    policy = policy_message(other, "another", 5, 0.1, 0)
+    saved = save_checkpoint(tmp_path / "other", other, Progress("another", 5, 6, 1000), policy, keep=1)
+    saved.rename(tmp_path / "start")
+    start("replay_server")
+    policies = connect_policy_subscriber(context, config.learner.policy_endpoint)
+    start("learner")
+    robot.hello()
+    assert policies.poll(10_000), "no policy"
+    first = decode(policies.recv())
+    assert isinstance(first, PolicyMessage)
+    assert (first.run_id, first.checksum) == ("run1", policy.checksum)
+    assert (first.learner_step, first.exploration_std) == (0, 0.25)
     policies.close()
 
 
