@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from fleet.bag_cli import import_bag
 from fleet.cli_output import Json, fail, print_json
 from fleet.logs_edit_cli import edit_app
 from fleet.logs_relabel_cli import relabel_app
@@ -20,6 +21,7 @@ logs_app = typer.Typer(help="Look at the episodes of a run.", no_args_is_help=Tr
 logs_app.add_typer(edit_app)  # its commands stand beside these
 logs_app.add_typer(relabel_app)
 logs_app.add_typer(upgrade_app)
+logs_app.command("import-bag")(import_bag)
 
 
 @logs_app.command("ls")

@@ -239,7 +239,7 @@ class BagListener:
                 text += f"; they come at {self._joint_state_hz:.3g} Hz, control_rate_hz is {self._rate_hz:g}"
             return text
         if self._episodes.idle_steps:
-            return "nobody moved the robot"
+            return "the robot was at rest all the time"
         if self._goals.topic and self._goals.heard is None:
             return f"nothing was recorded on {self._goals.topic}"
         if not self._span[2]:

@@ -1,9 +1,10 @@
-"""What `ros2 bag record` would have written beside our own robot, with what its control loop recorded itself."""
+"""What `ros2 bag record` would have written beside a robot of ours, and what its control loop recorded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from fleet.scene_config import OBJECT_JOINTS
 from robot_nodes.sim.rollout import Rollout
 from robot_nodes.sim.simulated_arm import SimulatedArm
 from robot_nodes.sim.simulators import simulated_arm
+
+Write = Callable[..., None]
+"""Called with a bag and `arrival_ns`."""
 
 MARKER = "/episode"
 """A std_msgs/Bool: true at the beginning of each episode, false at its end."""
@@ -34,14 +38,14 @@ class Recording:
         batches: What the control loop recorded.
     """
 
-    messages: list[tuple[int, int, Callable[[BagFile, int], None]]] = field(default_factory=list)
+    messages: list[tuple[int, int, Write]] = field(default_factory=list)
     batches: list[TransitionBatch] = field(default_factory=list)
 
     def write(self, path: Path, storage: Storage) -> None:
         """As a bag; 0.1 ms between messages of one stamp."""
         with BagFile(path, storage) as bag:
             for stamp_ns, order, write in sorted(self.messages, key=lambda message: message[:2]):
-                write(bag, START_NS + stamp_ns + 100_000 * order)
+                write(bag, arrival_ns=START_NS + stamp_ns + 100_000 * order)
 
     def episodes(self) -> list[list[TransitionBatch]]:
         """The batches of each episode that has ended."""
@@ -68,32 +72,30 @@ class _RecordedArm:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._arm, name)
 
-    def _note(self, order: int, write: Callable[[BagFile, int], None]) -> None:
+    def _note(self, order: int, write: Write) -> None:
         self._recording.messages.append((self._arm.time_ns, order, write))
 
     def _publish(self) -> None:
         arm, stamp_ns, names = self._arm, self._arm.time_ns, self._names
-        q, qd, scene_q, scene_qd = arm.q[::-1].copy(), arm.qd[::-1].copy(), arm.scene_q.copy(), arm.scene_qd.copy()
+        q, qd, scene_q, scene_qd = (a.copy() for a in (arm.q[::-1], arm.qd[::-1], arm.scene_q, arm.scene_qd))
         topic = self._prefix + self._topics.joint_states
-        self._note(0, lambda bag, at: bag.joint_state(topic, at, stamp_ns, names, q, qd))
+        state = {"names": names, "q": q, "qd": qd}
+        self._note(0, partial(BagFile.joint_state, topic=topic, stamp_ns=stamp_ns, **state))
+        joints = arm.scene_joints
         for name in self._scene_topics:
-            if arm.scene_joints == OBJECT_JOINTS:
-                self._note(1, lambda bag, at, t=self._prefix + name: bag.pose(t, at, stamp_ns, scene_q))
+            where = self._prefix + name
+            if joints == OBJECT_JOINTS:
+                self._note(1, partial(BagFile.pose, topic=where, stamp_ns=stamp_ns, position=scene_q))
             else:
-                joints = arm.scene_joints
-                self._note(
-                    1,
-                    lambda bag, at, t=self._prefix + name: bag.joint_state(
-                        t, at, stamp_ns, joints, scene_q, scene_qd
-                    ),
-                )
+                state = {"names": joints, "q": scene_q, "qd": scene_qd}
+                self._note(1, partial(BagFile.joint_state, topic=where, stamp_ns=stamp_ns, **state))
 
     def command(self, values: Any) -> None:
         if not self._recording.messages:
             self._publish()
         velocity = np.array(values)
         topic = self._prefix + self._topics.command
-        self._note(4, lambda bag, at: bag.array(topic, at, velocity))
+        self._note(4, partial(BagFile.array, topic=topic, values=velocity))
         self._arm.command(values)
 
     def step(self, seconds: float) -> None:
@@ -123,18 +125,19 @@ def record_bag(
     recording = Recording()
     with simulated_arm(fleet, robot_id, seed + 1) as arm:
         recorded = _RecordedArm(arm, fleet, robot_id, recording, 1.0 / joint_state_rate_hz)
-        rollout = Rollout(fleet, robot_id, message, seed, recorded, on_batch=recording.batches.append, explore=True)
+        rollout = Rollout(
+            fleet, robot_id, message, seed, recorded, on_batch=recording.batches.append, explore=True
+        )
         for _ in range(episodes):
             rollout.episode()
     period_ns = round(1e9 / fleet.entry(robot_id).robot.control_rate_hz)
     for batches in recording.episodes():
         first_ns, last_ns = int(batches[0].stamp_ns[0]), int(batches[-1].stamp_ns[-1]) + period_ns
-        recording.messages.append((last_ns, 2, lambda bag, at: bag.flag(MARKER, at, False)))
-        recording.messages.append((first_ns, 3, lambda bag, at: bag.flag(MARKER, at, True)))
+        recording.messages.append((last_ns, 2, partial(BagFile.flag, topic=MARKER, value=False)))
+        recording.messages.append((first_ns, 3, partial(BagFile.flag, topic=MARKER, value=True)))
         metrics = batches[-1].metrics
         if "target_x_m" in metrics:
             goal = [metrics[f"target_{axis}_m"] for axis in "xyz"]
-            recording.messages.append(
-                (first_ns, 2, lambda bag, at, ns=first_ns, goal=goal: bag.pose(GOAL, at, ns, goal))
-            )
+            pose = partial(BagFile.pose, topic=GOAL, stamp_ns=first_ns, position=goal)
+            recording.messages.append((first_ns, 2, pose))
     return recording
