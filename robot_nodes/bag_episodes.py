@@ -13,8 +13,8 @@ from robot_nodes.bag_steps import Step, Tick
 from robot_nodes.kinematics import Kinematics
 from robot_nodes.tasks.task import ArmState, Task, Vector
 
-_STILL = 1e-3  # largest action of a robot that nobody moves
-_IDLE_S = 2.0  # so long, and it is not acting
+_STILL = 1e-3  # largest action of a robot at rest
+_IDLE_S = 2.0  # so long, and an episode is over
 _TOLERANCE = 1e-6  # of an action beyond [-1, 1]: rounding
 
 
@@ -32,12 +32,12 @@ class BagEpisode:
 class EpisodeMaker:
     """Collects steps and hands over whole episodes.
 
-    maker = EpisodeMaker(task, kinematics, max_velocity, goals, period_s, steps, False, on_episode)
+    maker = EpisodeMaker(task, kinematics, max_velocity, goals, period_s, steps, on_episode)
     maker.step(step)                 # each
     maker.end("fault")               # where the next one does not follow
 
     Attributes:
-        idle_steps: How many were left out, as nobody moved the robot.
+        idle_steps: How many were left out, as the robot was at rest.
     """
 
     def __init__(
@@ -48,8 +48,10 @@ class EpisodeMaker:
         goals: Goals,
         period_s: float,
         steps: int,
-        demonstrated: bool,
         on_episode: Callable[[BagEpisode], None],
+        *,
+        demonstrated: bool = False,
+        keep_rest: bool = False,
     ) -> None:
         """Begin.
 
@@ -60,21 +62,26 @@ class EpisodeMaker:
             goals: Of the episodes.
             period_s: The control period (s).
             steps: Of the longest episode.
-            demonstrated: A person moved the robot.
             on_episode: Gets each episode.
+            demonstrated: A person moved the robot.
+            keep_rest: Long rests are part of the episodes.
         """
         self._task, self._kinematics, self._max_velocity, self._goals = task, kinematics, max_velocity, goals
         self._idle_after = max(1, round(_IDLE_S / period_s))
         self._longest, self._demonstrated, self._on_episode = steps, demonstrated, on_episode
+        self._keep_rest = keep_rest
         self._steps: list[Step] = []
-        self._still = 0  # newest steps in a row in which nobody moved the robot
+        self._still = 0  # newest steps in a row at rest
         self.idle_steps = 0
 
     def step(self, step: Step) -> None:
-        """One more; an episode that is as long as it may be ends by its time limit."""
-        moves = bool((np.abs(step.velocity) > _STILL * self._max_velocity).any())
+        """One more; an episode that is as long as it may be ends by its time limit.
+
+        It does not begin at rest, and two seconds of that end it.
+        """
+        moves = self._keep_rest or bool((np.abs(step.velocity) > _STILL * self._max_velocity).any())
         self._still = 0 if moves else self._still + 1
-        if self._still > self._idle_after:
+        if not moves and (not self._steps or self._still > self._idle_after):
             self.end("time_limit")
             self.idle_steps += 1
             return

@@ -91,6 +91,7 @@ class BagListener:
         )
         topics.check(bag.topics)
         self._names = topics.names
+        self._toggled = MARKER in self._names and bag.topics[self._names[MARKER]].type == "std_msgs/Bool"
         self._episodes = EpisodeMaker(
             task,
             _kinematics(robot, bag, self._names),
@@ -98,16 +99,16 @@ class BagListener:
             self._goals,
             1.0 / self._rate_hz,
             max(1, round(min((options.episode_s or task.episode_s) * self._rate_hz, MAX_ROWS))),
-            options.demonstrations,
             self._hand_over,
+            demonstrated=options.demonstrations,
+            keep_rest=self._toggled,  # whoever set the markers knew what to keep
         )
         self._cutter = StepCutter(1.0 / self._rate_hz, self._commanded, self._episodes.step, self._cut)
         self._sensors = BagSensors(robot.sensors, [self._names[sensor_key(s.name)] for s in robot.sensors])
         self._joint_states = JointStateReader(robot.joints)
-        self._unused: Counter[str] = Counter()  # why joint states could not be used
+        self._unread: Counter[str] = Counter()  # what was wrong with joint states
+        self._unused: Counter[str] = Counter()  # what was wrong with the sensors at joint states
         self._problem = ""  # with the newest joint state
-        marker = self._names.get(MARKER)
-        self._toggled = marker is not None and bag.topics[marker].type == "std_msgs/Bool"
         self._on = not self._toggled  # by the markers
         self._span = 0, 0, 0  # of joint states: stamps of the first and the newest (ns), and how many
         self._unstamped = 0  # joint states
@@ -165,7 +166,7 @@ class BagListener:
         try:
             reading = self._joint_states.read(message)
         except JointStateError as error:  # the robot's watchdogs bear some of these, too
-            self._unused[str(error)] += 1
+            self._unread[str(error)] += 1
             return
         if len(message.velocity) == 0 or np.isnan(message.velocity).all():
             self._notes["joint states have no velocities: differences of positions are used"] = None
@@ -231,8 +232,12 @@ class BagListener:
         report.notes += [note for note in (self._bag.warning, *self._notes) if note]
 
     def _why_nothing(self) -> str:
-        reasons = self._unused + self._report.cuts
-        if reasons:
+        if not self._span[2]:
+            errors = self._unread.most_common(1)
+            return errors[0][0] if errors else f"nothing was recorded on {self._names[JOINT_STATES]}"
+        if self._goals.topic and self._goals.heard is None:
+            return f"nothing was recorded on {self._goals.topic}"
+        if reasons := self._unused + self._report.cuts:
             reason, times = reasons.most_common(1)[0]
             text = f"not one step came of it: {reason} ({times} times)"
             if reason == MISSING:
@@ -240,11 +245,7 @@ class BagListener:
             return text
         if self._episodes.idle_steps:
             return "the robot was at rest all the time"
-        if self._goals.topic and self._goals.heard is None:
-            return f"nothing was recorded on {self._goals.topic}"
-        if not self._span[2]:
-            return f"nothing was recorded on {self._names[JOINT_STATES]}"
-        return "no command came between two joint states"
+        return "not one step came of it: no command, or no marker, where joint states are"
 
     @property
     def _joint_state_hz(self) -> float:

@@ -18,7 +18,7 @@ class BagReport:
         episodes: How many came out.
         rows: Their transitions.
         clipped: How many of these had an action beyond the robot's velocity limits, cut to them.
-        idle_s: Time left out because nobody moved the robot (s).
+        idle_s: Time left out because the robot was at rest (s).
         cuts: Why steps were left out, and how many times.
         notes: What else was found.
         error: Why the bag, or the rest of it, was left out; empty if all of it is there.

@@ -184,6 +184,8 @@ class StepCutter:
             self._end(end)
         if self._before is None and not self._commanded:
             self._begin(tick)
+        elif self._before is not None and self._before is not tick:
+            self._nearest = tick
 
     def _in_force(self, start_ns: int, end_ns: int) -> Vector:
         """Mean command between two times of arrival [nq] (rad/s)."""

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 Storage = Literal["sqlite3", "mcap"]
@@ -21,9 +21,15 @@ class BagFile:
         bag.joint_state("/robot1/joint_states", arrival_ns, stamp_ns, names, q, qd)
     """
 
-    def __init__(self, path: Path, storage: Storage = "sqlite3") -> None:
+    def __init__(
+        self,
+        path: Path,
+        storage: Storage = "sqlite3",
+        compression: CompressionMode = CompressionMode.NONE,
+    ) -> None:
         plugin = {"sqlite3": StoragePlugin.SQLITE3, "mcap": StoragePlugin.MCAP}[storage]
         self._writer = Writer(path, version=9, storage_plugin=plugin)
+        self._writer.set_compression(compression, CompressionFormat.ZSTD)
         self._store = get_typestore(Stores.ROS2_JAZZY)
         self._connections: dict[str, Any] = {}
 
@@ -48,7 +54,9 @@ class BagFile:
     ) -> None:
         """A sensor_msgs/JointState."""
         message = self._type("sensor_msgs/msg/JointState")(
-            self._header(stamp_ns), list(names), *(np.asarray(a, np.float64) for a in (q, qd, effort))
+            self._header(stamp_ns),
+            list(names),
+            *(np.ascontiguousarray(a, np.float64) for a in (q, qd, effort)),
         )
         self.write(topic, arrival_ns, message)
 
@@ -80,15 +88,18 @@ class BagFile:
             self._connections[topic] = self._writer.add_connection(
                 topic, "lab_msgs/msg/Weld", msgdef="float32 amperes\n", rihs01="RIHS01_" + "0" * 64
             )
-        self._writer.write(self._connections[topic], arrival_ns, b"\x00\x01\x00\x00\x00\x00\x80\x3f")
+        self.raw(topic, arrival_ns, b"\x00\x01\x00\x00\x00\x00\x80\x3f")
+
+    def raw(self, topic: str, arrival_ns: int, data: bytes) -> None:
+        """Any bytes on a topic that is there already."""
+        self._writer.write(self._connections[topic], arrival_ns, data)
 
     def write(self, topic: str, arrival_ns: int, message: Any) -> None:
         """Any message of the typestore."""
         kind = message.__msgtype__
         if topic not in self._connections:
             self._connections[topic] = self._writer.add_connection(topic, kind, typestore=self._store)
-        data = self._store.serialize_cdr(message, kind)
-        self._writer.write(self._connections[topic], arrival_ns, data)
+        self.raw(topic, arrival_ns, bytes(self._store.serialize_cdr(message, kind)))
 
     def _header(self, stamp_ns: int) -> Any:
         stamp = self._type("builtin_interfaces/msg/Time")(*divmod(stamp_ns, 1_000_000_000))
