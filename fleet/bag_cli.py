@@ -93,7 +93,7 @@ def import_bag(
     Exit status 0 if anything was imported, 2 if nothing was.
     """
     from robot_nodes.bag_import import import_bags
-    from robot_nodes.bag_listener import BagOptions
+    from robot_nodes.bag_options import BagOptions
     from robot_nodes.bag_reader import BagError
     from robot_nodes.urdf_source import UrdfError
 
@@ -125,6 +125,8 @@ def import_bag(
                 )
         except (BagError, ModuleNotFoundError, UrdfError) as error:
             fail(str(error), EXIT_CONFIG)
+        except OSError as error:
+            fail(f"{error.filename or out}: cannot be written: {error.strerror}", 1)
     for report in reports:
         if report.error:
             what = "left out from there on" if report.rows else "left out"
@@ -158,12 +160,12 @@ def _only_robot(config: FleetConfig) -> str:
 
 def _show(out: Path, reports: Sequence[BagReport], console: Console) -> None:
     episodes, rows = sum(r.episodes for r in reports), sum(r.rows for r in reports)
-    table = Table(title=f"{out}: {episodes} episodes, {rows:,} rows", title_justify="left", box=None)
+    table = Table(box=None)
     table.add_column("bag", overflow="fold")
     for name in ("time (s)", "messages", "episodes", "rows"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("left out", overflow="fold")
-    for report in reports:
+    for report in (report for report in reports if report.rows):
         cuts = [f"{reason} ×{times}" for reason, times in report.cuts.most_common()]
         if report.idle_s:
             cuts.append(f"at rest for {report.idle_s:.0f} s")
@@ -174,3 +176,5 @@ def _show(out: Path, reports: Sequence[BagReport], console: Console) -> None:
     for note, names in notes.items():
         where = names[0] if len(names) == 1 else f"{len(names)} bags"
         console.print(f"[yellow]note:[/] {escape(where)}: {escape(note)}", highlight=False, soft_wrap=True)
+    text = f"{out}: {episodes:,} episodes, {rows:,} rows; look at them: pnaf logs ls {out}"
+    console.print(escape(text), highlight=False, soft_wrap=True)

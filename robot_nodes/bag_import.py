@@ -15,7 +15,8 @@ from fleet.config import FleetConfig
 from replay_server.episode_file import EpisodeInfo
 from replay_server.log_writer import LogWriter
 from robot_nodes.bag_episodes import BagEpisode
-from robot_nodes.bag_listener import BagListener, BagOptions
+from robot_nodes.bag_listener import BagListener
+from robot_nodes.bag_options import BagOptions
 from robot_nodes.bag_reader import Bag, BagError, find_bags
 from robot_nodes.bag_report import BagReport
 from robot_nodes.tasks.task import make_task
@@ -24,6 +25,7 @@ Progress = Callable[[Path, int, int], None]
 """Called with a bag, how many of its messages were read, and how many there are to read."""
 
 DEFAULT = BagOptions()
+_SHOWN = 5
 
 
 def import_bags(
@@ -71,7 +73,9 @@ def import_bags(
             except BagError as error:
                 report.error = str(error)
         if not writer.rows:
-            raise BagError("\n".join(f"{report.bag}: {report.error}" for report in reports))
+            told = [f"{report.bag}: {report.error}" for report in reports[:_SHOWN]]
+            more = [f"and {len(reports) - _SHOWN} more bags"] if len(reports) > _SHOWN else []
+            raise BagError("\n".join(told + more))
     return reports
 
 

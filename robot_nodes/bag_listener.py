@@ -5,8 +5,7 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -15,40 +14,19 @@ from fleet.messages import MAX_ROWS, EndReason
 from fleet.robot_config import RobotConfig, UrdfTopic
 from robot_nodes.bag_episodes import BagEpisode, EpisodeMaker
 from robot_nodes.bag_goals import Goals
+from robot_nodes.bag_options import BagOptions
 from robot_nodes.bag_reader import Bag, BagError
 from robot_nodes.bag_report import BagReport
 from robot_nodes.bag_sensors import BagSensors
 from robot_nodes.bag_steps import MISSING, StepCutter
 from robot_nodes.bag_topics import COMMAND, GOAL, JOINT_STATES, MARKER, URDF, BagTopics, sensor_key
-from robot_nodes.joint_states import JointStateError, JointStateReader
+from robot_nodes.joint_states import JointStateError, JointStateReader, OtherJointsError
 from robot_nodes.kinematics import Kinematics
 from robot_nodes.tasks.task import Task
 from robot_nodes.urdf_source import Urdf, load_urdf
 
 _PROGRESS_EVERY = 2000  # messages
 _MUCH_CLIPPED = 0.2  # of the rows: these are hardly joint velocities of this robot
-
-
-@dataclass(frozen=True, kw_only=True)
-class BagOptions:
-    """What bags do not say.
-
-    Attributes:
-        topics: Names of topics where they are not the config's; keys as in `BagTopics`.
-        action: What counts as the action: commands, or velocities measured at the end of each step.
-        goal: See `bag_goals.py`.
-        episode_s: Longest episode (s); None: the task's.
-        marker: Topic whose messages part episodes. If std_msgs/Bool, true begins an episode, false ends it,
-            and what comes before the next true is left out. Empty: none.
-        demonstrations: A person moved the robot, all the time.
-    """
-
-    topics: Mapping[str, str] = field(default_factory=dict)
-    action: Literal["command", "measured"] = "command"
-    goal: str = "final"
-    episode_s: float | None = None
-    marker: str = ""
-    demonstrations: bool = False
 
 
 class BagListener:
@@ -111,7 +89,7 @@ class BagListener:
         self._problem = ""  # with the newest joint state
         self._on = not self._toggled  # by the markers
         self._span = 0, 0, 0  # of joint states: stamps of the first and the newest (ns), and how many
-        self._unstamped = 0  # joint states
+        self._unstamped = self._unusable = 0  # joint states
         self._notes: dict[str, None] = {}
 
     def listen(self, on_progress: Callable[[int, int], None]) -> None:
@@ -167,6 +145,7 @@ class BagListener:
             reading = self._joint_states.read(message)
         except JointStateError as error:  # the robot's watchdogs bear some of these, too
             self._unread[str(error)] += 1
+            self._unusable += not isinstance(error, OtherJointsError)
             return
         if len(message.velocity) == 0 or np.isnan(message.velocity).all():
             self._notes["joint states have no velocities: differences of positions are used"] = None
@@ -224,6 +203,8 @@ class BagListener:
         report.idle_s = self._episodes.idle_steps / self._rate_hz
         if self._unstamped > 1:  # one may be the very first of a simulation
             self._notes["joint states have no stamps: their times of arrival are used"] = None
+        if self._unusable:
+            self._notes[f"{self._unusable} joint states could not be used: {next(iter(self._unread))}"] = None
         if report.clipped > _MUCH_CLIPPED * report.rows:
             self._notes[
                 f"{report.clipped / report.rows:.0%} of the actions are beyond max_joint_velocity_rad_s: are "
@@ -260,6 +241,7 @@ def _stamp_ns(message: Any) -> int:
 
 
 def _kinematics(robot: RobotConfig, bag: Bag, names: Mapping[str, str]) -> Kinematics:
+    published = isinstance(robot.urdf, UrdfTopic)
     if isinstance(robot.urdf, UrdfTopic):
         message = next((content for _, _, content in bag.messages({names[URDF]})), None)
         if message is None:
@@ -270,4 +252,4 @@ def _kinematics(robot: RobotConfig, bag: Bag, names: Mapping[str, str]) -> Kinem
     try:
         return Kinematics(urdf, robot.joints, robot.tool_link)
     except ValueError as error:
-        raise ConfigError(str(error)) from error
+        raise (BagError if published else ConfigError)(str(error)) from error

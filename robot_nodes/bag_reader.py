@@ -122,8 +122,8 @@ def _files_of(path: Path) -> list[Path]:
         BagError: There are none.
     """
     if path.is_dir():
-        files = [file for file in sorted(path.iterdir()) if _SUFFIXES[0] in file.suffixes[-2:]]
-        files += [file for file in sorted(path.iterdir()) if _SUFFIXES[1] in file.suffixes[-2:]]
+        # Compressed ones as well: x.db3.zstd.
+        files = sorted(file for file in path.iterdir() if set(file.suffixes[-2:]) & set(_SUFFIXES))
         if not files:
             raise BagError("no bag: a folder without .db3 or .mcap files, and without bags in it")
         return files

@@ -51,7 +51,7 @@ def test_good_bags_come_in_and_bad_ones_are_named(bag: Path, tmp_path: Path) -> 
     shutil.copytree(bag, twin)
     result = run(bad, bag, twin, "--out", out)
     assert result.exit_code == 0
-    assert f"{out}: 2 episodes, 100 rows" in plain(result.stdout).replace("\n", "")
+    assert f"{out}: 2 episodes, 100 rows" in plain(result.stdout)
     assert re.search(r"monday +5\.\d +202 +2 +100 *$", plain(result.stdout), re.M)
     errors = plain(result.stderr)
     assert f"left out: {bad}: damaged or no bag: " in errors

@@ -18,7 +18,7 @@ from fleet.messages import COLUMNS, PolicyMessage, Transitions, policy_checksum
 from replay_server.logs import Logs, LogsError, open_logs
 from replay_server.verify import verify_run
 from robot_nodes.bag_import import import_bags
-from robot_nodes.bag_listener import BagOptions
+from robot_nodes.bag_options import BagOptions
 from robot_nodes.bag_reader import BagError
 from robot_nodes.kinematics import Kinematics
 from robot_nodes.tasks.task import make_task
@@ -336,10 +336,10 @@ def test_a_urdf_that_the_driver_publishes_is_read_from_the_bag(tmp_path: Path) -
             text = Path("hardware_configs/urdf/generic7.urdf").read_text() if name == "with" else "<robot/>"
             arm.file.text("/robot1/robot_description", START_NS, text)
             arm.drive(range(1, 32))
-    (good, _) = import_bags([tmp_path / "with"], fleet, "robot1", tmp_path / "run"), None
-    assert good[0].rows == 30
-    with pytest.raises(ConfigError, match="topic /robot1/robot_description"):
-        import_bags([tmp_path / "without"], fleet, "robot1", tmp_path / "bad")
+    bags = [tmp_path / "without", tmp_path / "with"]
+    bad, good = import_bags(bags, fleet, "robot1", tmp_path / "run")
+    assert "topic /robot1/robot_description: cannot be loaded as a URDF" in bad.error
+    assert (good.error, good.rows) == ("", 30)
 
 
 def test_markers_that_are_no_flags_part_episodes_and_leave_nothing_out(tmp_path: Path) -> None:

@@ -72,6 +72,15 @@ def test_faster_commands_are_averaged_by_how_long_they_were_in_force() -> None:
     assert bag.rows == [(0, 2.0, 50), (50, 7.0, 100)]  # means of 0…4 and 5…9
 
 
+def test_much_faster_commands_do_not_shorten_the_steps() -> None:
+    bag = Cuts()
+    for at_ms in range(0, 201):
+        bag.state(at_ms)
+        if at_ms % 5 == 0:
+            bag.command(at_ms, 0.0)  # the one at 45 ms is near the end of the step, the one at 50 ms nearer
+    assert [(row[0], row[2]) for row in bag.rows] == [(0, 50), (50, 100), (100, 150), (150, 200)]
+
+
 def test_slower_commands_stay_in_force_and_joint_states_part_the_steps() -> None:
     bag = Cuts()
     for at_ms in range(0, 161, 10):
