@@ -26,7 +26,8 @@ _LONGEST_STEP = (
     1.9  # control periods, as in the control loop: what is longer is not what a policy learns from
 )
 _WINDOW = 0.15  # control periods around the end of a step in which a command may mark it
-_COMMAND_HOLDS_NS = 500_000_000  # of arrival: drivers and controllers give up at such times
+_COMMAND_HOLDS_NS = 500_000_000  # between joint states: drivers and controllers give up at such times
+_MOST_COMMANDS = 1000  # of a step: joint states have ceased
 
 
 @dataclass(slots=True)
@@ -90,8 +91,7 @@ class StepCutter:
         self._nearest: Tick | None = None  # joint state to where that step should end
         self._held: Vector | None = None  # in force when it began
         self._commands: list[tuple[int, Vector]] = []  # since then
-        self._command_ns = 0  # arrival of the newest command
-        self._command_stamp_ns = 0  # stamp of the joint state that it followed
+        self._command_stamp_ns = 0  # stamp of the joint state that the newest command followed
 
     def sensors(self, values: Vector, stamp_ns: int = 0) -> None:
         """New values of all extra sensors [ns]; `stamp_ns` of their header, 0: none.
@@ -132,13 +132,16 @@ class StepCutter:
             return
         tick = Tick(self._newest.reading, self._sensors, arrival_ns)
         interval_ns = tick.reading.stamp_ns - self._command_stamp_ns
-        self._command_ns, self._command_stamp_ns = arrival_ns, tick.reading.stamp_ns
+        self._command_stamp_ns = tick.reading.stamp_ns
         if self._before is None:
             self._begin(tick)
         # Of commands faster than the control rate, the one nearest to the end.
         elif self._elapsed_ns(tick) >= self._period_ns - min(_WINDOW * self._period_ns, interval_ns / 2):
             self._end(tick)
         self._commands.append((arrival_ns, velocity))
+        if len(self._commands) > _MOST_COMMANDS:
+            self.cut(MISSING)
+            self._newest = None
 
     def finish(self) -> None:
         """No more comes that belongs to this step: end it with what is there."""
@@ -167,7 +170,7 @@ class StepCutter:
     def _end(self, tick: Tick) -> None:
         before = self._before
         assert before is not None
-        if self._commanded and tick.arrival_ns - self._command_ns > _COMMAND_HOLDS_NS:
+        if self._commanded and tick.reading.stamp_ns - self._command_stamp_ns > _COMMAND_HOLDS_NS:
             self.cut("no commands")
             return
         velocity = self._in_force(before.arrival_ns, tick.arrival_ns) if self._commanded else tick.reading.qd
@@ -191,6 +194,7 @@ class StepCutter:
         """Mean command between two times of arrival [nq] (rad/s)."""
         changes = [] if self._held is None else [(start_ns, self._held)]
         changes += [(at_ns, velocity) for at_ns, velocity in self._commands if at_ns < end_ns]
+        changes = changes or self._commands[:1]
         ends = [*(at_ns for at_ns, _ in changes[1:]), end_ns]
         parts = [
             (until_ns - at_ns, velocity)

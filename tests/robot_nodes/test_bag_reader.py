@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,15 @@ def test_a_recording_that_was_split_is_one_bag(storage: Storage, tmp_path: Path)
     assert "put them back, or take metadata.yaml away" in error(whole)
     (whole / "metadata.yaml").unlink()
     assert find_bags([whole]) == [whole / parts[0].name, whole / parts[2].name]
+
+
+def test_bags_of_humble_and_before_have_no_definitions_of_their_messages(tmp_path: Path) -> None:
+    file = write(tmp_path / "bag", "sqlite3", messages=3)
+    with closing(sqlite3.connect(file)) as database:
+        database.execute("DROP TABLE message_definitions")
+        database.execute("UPDATE schema SET schema_version = 3")
+        database.commit()
+    assert positions(file) == positions(file.parent) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("mode", [CompressionMode.FILE, CompressionMode.MESSAGE])

@@ -125,6 +125,29 @@ def test_a_controller_that_falls_silent_is_not_taken_to_command_for_ever() -> No
     assert starts == [*range(0, 651, 50), *range(1500, 1951, 50)]  # half a second after the command of 200 ms
 
 
+def test_commands_without_joint_states_are_not_gathered_for_ever() -> None:
+    bag = Cuts()
+    bag.state(0)
+    for at_ms in range(5000):
+        bag.command(at_ms, 1.0)
+    assert bag.cuts == [MISSING]
+    assert len(bag.cutter._commands) <= 1000
+    for at_ms in (5000, 5050):
+        bag.state(at_ms)
+        bag.command(at_ms, 2.0)
+    assert bag.rows == [(5000, 2.0, 5050)]
+
+
+def test_times_of_arrival_that_stand_still_stop_nothing() -> None:
+    bag = Cuts()
+    for at_ms in range(0, 201, 50):
+        bag.state(at_ms, arrival_ms=7)
+        bag.command(7, at_ms)
+    for at_ms in range(250, 401, 50):
+        bag.state(at_ms, arrival_ms=7)
+    assert [(row[0], row[2]) for row in bag.rows[:6]] == [(i, i + 50) for i in range(0, 300, 50)]
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_numbers_that_are_none_cut(bad: float) -> None:
     bag = Cuts()
