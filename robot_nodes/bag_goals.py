@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fleet.config import ConfigError, DoorTaskConfig, FleetConfig, ReachTaskConfig
-from robot_nodes.tasks.shared_arm import shared_sensors
+from fleet.config import ConfigError
 from robot_nodes.tasks.task import ArmState, Task, Vector
 
 
@@ -23,13 +22,13 @@ class Goals:
         heard: The newest on that topic.
     """
 
-    def __init__(self, choice: str, fleet: FleetConfig, task: Task, rng: np.random.Generator) -> None:
+    def __init__(self, choice: str, task: Task, rng: np.random.Generator) -> None:
         """Understand the choice; a task without goals needs none.
 
         Raises:
             ConfigError: It is none of those above, or has another size than the task's goals.
         """
-        self._fleet, self._task, self._rng = fleet, task, rng
+        self._task, self._rng = task, rng
         self._size = len(task.sample_goal(rng))
         self._choice = choice
         self.topic = choice if choice.startswith("/") and self._size else ""
@@ -52,16 +51,6 @@ class Goals:
             return self.heard
         if self._fixed is not None:
             return self._fixed
-        return self._achieved(last) if self._choice == "final" else self._task.sample_goal(self._rng)
-
-    def _achieved(self, state: ArmState) -> Vector:
-        """The goal that `state` reaches exactly."""
-        match self._fleet.task:
-            case DoorTaskConfig():
-                return np.zeros(0)
-            case ReachTaskConfig():
-                return state.tool_position
-            case task:
-                sensors = shared_sensors([entry.robot for entry in self._fleet.robots])
-                assert sensors is not None  # the task's own check
-                return state.sensors[[sensors.names.index(f"{task.object}/{axis}") for axis in "xyz"]]
+        return (
+            self._task.achieved_goal(last) if self._choice == "final" else self._task.sample_goal(self._rng)
+        )

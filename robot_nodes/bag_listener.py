@@ -58,7 +58,7 @@ class BagListener:
         self._rate_hz, self._nq = robot.control_rate_hz, len(robot.joints)
         self._commanded = options.action == "command"
         rng = np.random.default_rng(zlib.crc32(bag.fingerprint.encode()))  # the same at every import
-        self._goals = Goals(options.goal, fleet, task, rng)
+        self._goals = Goals(options.goal, task, rng)
         topics = BagTopics.of(
             robot,
             robot_id,
