@@ -123,6 +123,17 @@ HELPS = {
     ],
     "logs relabel": ["LOGS", "--task", "--out", "--goal", "hindsight", "--fleet", "--seed", "--json"],
     "logs upgrade": ["LOGS", "schema", "--json"],
+    "logs import-bag": [
+        "BAG",
+        "--fleet",
+        "--out",
+        "--id",
+        "--topic",
+        "--action",
+        "--goal",
+        "--marker",
+        "--json",
+    ],
     "offline": ["replay", "train"],
     "offline train": [
         "LOGS",
