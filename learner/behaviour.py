@@ -11,8 +11,8 @@ prefer actions that turned out better than the values say, as in AWAC (arXiv:200
     w_b ∝ min(exp(a_b / (T · rms a)), 20),   a = y − min_k V_k(x),   mean w = 1
 
 within groups of 64 rows, so neither the scale of rewards nor values that are too high everywhere matter.
-ρ_j is one over the variance of the logged actions about what observations explain of them: where the data is
-narrow, μ is held firmly; where it explores, hardly.
+ρ_j falls with the variance of the logged actions about what observations explain of them
+(`learner/offline_training.py`): where the data is narrow, μ is held firmly; where it explores, hardly.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 _SLICE_S = 0.2
 _SPREAD_UPDATES = 3000
 _SPREAD_ROWS = 8192
-_PULL = 0.16
+_EXPLORING_VARIANCE = 0.09
 _LEAST_VARIANCE = 1e-3
 
 
@@ -80,7 +80,7 @@ class OfflineTraining:
         self.trainer.adopt(store.normaliser, store.rewards)
         if self.config.behaviour_weight:
             variance = action_variance(self.config, store, self.mirror, seed)
-            self.trainer.behaviour.precision.copy_(_PULL / (variance + _LEAST_VARIANCE))
+            self.trainer.behaviour.precision.copy_(precision_of(variance))
         self.resumed = resume(run.checkpoints, self.trainer, run.run_id())
         self._curves = Curves(run.tensorboard)
         self._queue = DeviceQueue(self.trainer.device)
@@ -186,3 +186,12 @@ def action_variance(config: LearnerConfig, store: RowStore, mirror: ReplayMirror
     assert isinstance(trainer.network, NafShape)
     with torch.no_grad():
         return (u - evaluate(trainer.network, trainer.flat, x).mu).square().mean(dim=0)
+
+
+def precision_of(variance: torch.Tensor) -> torch.Tensor:
+    """How firmly μ is kept near actions of such a variance: the ρ of `learner/behaviour.py` [nu].
+
+    (0.09 / σ²)², 1 for logs that explored with a standard deviation of 0.3. One factor is that of a Gaussian
+    likelihood. The other is what the logs tell of Q's slope in u, which takes actions that differ.
+    """
+    return (_EXPLORING_VARIANCE / (variance + _LEAST_VARIANCE)).square()

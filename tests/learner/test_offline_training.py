@@ -15,7 +15,7 @@ from fleet.messages import Transitions
 from fleet.run_folder import create_run_folder
 from fleet.spaces import SpaceSpec
 from learner.checkpoint import begin_with, list_checkpoints
-from learner.offline_training import OfflineTraining, action_variance
+from learner.offline_training import OfflineTraining, action_variance, precision_of
 from learner.row_store import RowStore
 from learner.trainer import Trainer
 from replay_server.episode_file import EpisodeInfo
@@ -102,7 +102,7 @@ def test_variance_of_the_logged_actions_about_what_observations_explain(
     variance = action_variance(training.config, store, training.mirror, 0)
     assert variance.sqrt().tolist() == pytest.approx([0.1, 0.3], rel=0.2)
     precision = training.trainer.behaviour.precision
-    assert (precision[0] / precision[1]).item() == pytest.approx(8.3, rel=0.35)  # (0.09 + ε) / (0.01 + ε)
+    assert (precision[0] / precision[1]).item() == pytest.approx(68.0, rel=0.6)  # ((0.09 + ε) / (0.01 + ε))²
 
 
 def test_another_run_begins_with_what_was_learned(tmp_path: Path, store: RowStore) -> None:
@@ -118,3 +118,7 @@ def test_another_run_begins_with_what_was_learned(tmp_path: Path, store: RowStor
     assert trainer.normaliser.count == ROWS
     assert torch.equal(trainer.generator.get_state(), fresh)
     assert progress.run_id == "the same for both"
+
+
+def test_precision_by_hand() -> None:
+    assert precision_of(torch.tensor([0.089, 0.009, 0.0])).tolist() == pytest.approx([1.0, 81.0, 8100.0])
