@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fleet.cli_output import Json, fail, print_json
+from fleet.logs_exchange_cli import add_exchange_commands
 from fleet.ready import EXIT_CONFIG
 
 logs_app = typer.Typer(help="Look at the episodes of a run.", no_args_is_help=True)
@@ -101,3 +102,6 @@ def logs_verify(run: Annotated[Path, typer.Argument(help="A run folder.")], as_j
     else:
         print_verdict(run, check, Console())
     raise typer.Exit(0 if check.ok else 1)
+
+
+add_exchange_commands(logs_app)
