@@ -100,7 +100,7 @@ def _common_spec(sources: Sequence[Source], spec: SpaceSpec | None) -> SpaceSpec
         spec = own[0].spec if own else draft_spec(foreign)
     for source in own:
         if difference := spec.difference(source.spec):
-            raise LogsError(f"{source.path} has other spaces than it must (here): {difference}")
+            raise LogsError(f"{source.path} does not fit: {difference} (here: what is needed)")
     for other in foreign:
         for side in ("observation", "action"):
             box, space = getattr(other, side), getattr(spec, side)

@@ -106,6 +106,8 @@ HELPS = {
     "fleet estop": ["latched", "reset_estop", "--robot"],
     "eval": ["policy", "--episodes", "--film", "--json"],
     "logs": ["episodes", "ls", "show", "verify"],
+    "logs export": "as a dataset of robomimic, Minari or LeRobot",
+    "logs import": "Make a run folder out of datasets",
     "logs ls": ["episodes", "--json"],
     "logs show": ["HDF5", "column", "--json"],
     "logs verify": ["missing", "doubled", "damaged", "--json"],
