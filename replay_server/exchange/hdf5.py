@@ -14,7 +14,7 @@ from fleet.messages import Array
 from replay_server.exchange.source import EpisodeError
 from replay_server.logs import LogsError
 
-_ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError)
+_ERRORS = (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError, MemoryError)
 
 
 def write_array(group: h5py.Group, name: str, array: Array) -> None:

@@ -18,7 +18,7 @@ from fleet.spaces import SpaceSpec
 from replay_server.exchange.foreign import draft_spec
 from replay_server.exchange.foreign_episodes import NOTHING_SAID, Foreign, foreign_episodes
 from replay_server.exchange.own_episodes import own_episodes
-from replay_server.exchange.source import EpisodeError, ForeignSource, Found, OwnSource
+from replay_server.exchange.source import EpisodeError, ForeignSource, OwnSource
 from replay_server.log_writer import LogWriter
 from replay_server.logs import LogsError, Progress
 
@@ -53,7 +53,7 @@ def import_datasets(
     config: FleetConfig | None = None,
     on_progress: Progress = lambda done, total: None,
 ) -> Imported:
-    """Write the episodes of all sources, each in its own order.
+    """Write the episodes of all sources: those we exported in order of arrival, then the foreign ones.
 
     Args:
         sources: Opened, of one kind of robot and task.
@@ -71,11 +71,9 @@ def import_datasets(
     spec = _common_spec(sources, spec)
     names = ", ".join(str(source.path) for source in sources)
     task = foreign.task or (config.task.kind if config is not None else "")
-    found: list[Found] = []
+    found = own_episodes([source for source in sources if isinstance(source, OwnSource)])
     for source in sources:
-        if isinstance(source, OwnSource):
-            found += own_episodes(source)
-        else:
+        if isinstance(source, ForeignSource):
             found += foreign_episodes(source, replace(foreign, task=task or source.task), spec)
     imported = Imported(out, spec)
     with LogWriter(out, spec, f"imported from {names}", config) as writer:

@@ -23,7 +23,7 @@ from fleet.messages import Array, Transitions
 from fleet.spaces import SpaceSpec
 from replay_server.episode_file import EpisodeFileError, EpisodeInfo
 from replay_server.exchange.column_statistics import ColumnStatistics
-from replay_server.exchange.exported import Exported, check_some, task_name
+from replay_server.exchange.exported import Exported, check_some
 from replay_server.exchange.facts import KEY, EpisodeFacts, dataset_facts
 from replay_server.exchange.parquet_files import FILES_PER_CHUNK, ParquetFiles, require_pyarrow
 from replay_server.exchange.whole_output import whole_output
@@ -120,7 +120,7 @@ def export_lerobot(
         for summary, transitions in logs.read(on_progress):
             writer.add(summary.info, transitions)
         check_some(writer.episodes, logs)
-        writer.close(task_name(logs))
+        writer.close()
     hint = f'LeRobotDataset("{out.name}", root="{out}")'
     return Exported(out, writer.episodes, writer.rows, hint)
 
@@ -216,7 +216,7 @@ class _Writer:
             arrays[name] = array if size == 1 else pa.FixedSizeListArray.from_arrays(array, size)
         return pa.table(arrays)
 
-    def close(self, name: str) -> None:
+    def close(self) -> None:
         assert self._statistics is not None
         self._flush()
         self._data.close()
@@ -225,7 +225,7 @@ class _Writer:
         _write_tasks(meta / "tasks.parquet", list(self._tasks))
         info = {
             "codebase_version": "v3.0",
-            "robot_type": name,
+            "robot_type": None,
             "total_episodes": self.episodes,
             "total_frames": self.rows,
             "total_tasks": len(self._tasks),

@@ -13,7 +13,9 @@ from fleet.spaces import Space, SpaceSpec
 from replay_server.exchange.importing import import_datasets
 from replay_server.exchange.robomimic import export_robomimic, observation_keys
 from replay_server.exchange.robomimic_source import open_robomimic
+from replay_server.log_writer import LogWriter
 from replay_server.logs import LogsError, open_logs
+from replay_server.selection import Selection
 
 KEYS = {"joint_position": [0, 1], "joint_velocity": [2, 4], "tool": [3], "observation": [5]}
 
@@ -83,6 +85,25 @@ def test_what_we_exported_comes_back_bit_for_bit(run, tmp_path, sample):
     imported = import_datasets([open_robomimic(tmp_path / "a.hdf5")], tmp_path / "back")
     assert (imported.episodes, imported.rows, imported.left_out) == (3, 20, {})
     sample.assert_same(run, tmp_path / "back", f"imported from {tmp_path / 'a.hdf5'}")
+
+
+def test_parts_of_a_run_come_back_together_and_each_episode_once(tmp_path, sample):
+    with LogWriter(tmp_path / "run", sample.spec, "") as writer:
+        for episode in range(5):
+            writer.add(sample.info(episode), sample.rows(3, episode))
+    parts = {"odd": ["success=no"], "even": ["success=yes"], "first": ["return=0..1.5"]}
+    for name, where in parts.items():
+        export_robomimic(open_logs([tmp_path / "run"], Selection.parse(where)), tmp_path / f"{name}.hdf5")
+    sources = [open_robomimic(tmp_path / f"{name}.hdf5") for name in parts]
+    imported = import_datasets(sources, tmp_path / "back")
+    before, after = open_logs([tmp_path / "run"]), open_logs([tmp_path / "back"])
+    assert [s.info.episode for s in after.episodes] == [0, 1, 2, 3, 4]
+    for (_, old), (_, new) in zip(before.read(), after.read(), strict=True):
+        np.testing.assert_array_equal(new.observation, old.observation)
+    assert imported.left_out == {
+        f"{tmp_path / 'first.hdf5'}: demo_{i}": f"episode {i} of robot1 boot b0 is there already"
+        for i in (0, 1)
+    }
 
 
 def test_the_same_seed_chooses_the_same_validation_episodes(run, tmp_path):
