@@ -95,6 +95,8 @@ class EpisodeFacts:
         for name in (info.robot_id, info.boot_id):
             if not is_safe_id(name) or info.episode < 0:
                 raise EpisodeError(f"{KEY}: no name for an episode: {name[:80]!r}, {info.episode}")
+        if not all(abs(value) < 2**63 for value in vars(info).values() if isinstance(value, int)):
+            raise EpisodeError(f"{KEY}: a number of it is too large")
         return facts
 
     def check(self, transitions: Transitions) -> None:

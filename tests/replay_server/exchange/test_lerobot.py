@@ -94,6 +94,7 @@ def test_many_rows_make_several_files(tmp_path, sample):
     export_lerobot(logs, tmp_path / "reach", file_mb=0.05)
     files = sorted((tmp_path / "reach" / "data").rglob("*.parquet"))
     assert len(files) > 2
+    assert [path.name for path in files] == [f"file-{i:03d}.parquet" for i in range(len(files))]
     assert len(list((tmp_path / "reach" / "meta" / "episodes").rglob("*.parquet"))) > 1
     for path in sorted((tmp_path / "reach" / "meta" / "episodes").rglob("*.parquet")):
         for episode in pq.read_table(path).to_pylist():

@@ -90,20 +90,31 @@ def test_what_we_exported_comes_back_bit_for_bit(run, tmp_path, sample):
 def test_parts_of_a_run_come_back_together_and_each_episode_once(tmp_path, sample):
     with LogWriter(tmp_path / "run", sample.spec, "") as writer:
         for episode in range(5):
-            writer.add(sample.info(episode), sample.rows(3, episode))
+            robot = f"robot{2 - episode % 2}"  # the first by name is not the first to arrive
+            writer.add(sample.info(episode, robot_id=robot), sample.rows(3, episode))
     parts = {"odd": ["success=no"], "even": ["success=yes"], "first": ["return=0..1.5"]}
     for name, where in parts.items():
         export_robomimic(open_logs([tmp_path / "run"], Selection.parse(where)), tmp_path / f"{name}.hdf5")
     sources = [open_robomimic(tmp_path / f"{name}.hdf5") for name in parts]
     imported = import_datasets(sources, tmp_path / "back")
     before, after = open_logs([tmp_path / "run"]), open_logs([tmp_path / "back"])
-    assert [s.info.episode for s in after.episodes] == [0, 1, 2, 3, 4]
+    places = [(summary.info.episode, summary.info.first_cursor) for summary in after.episodes]
+    assert places == [(i, 3 * i) for i in range(5)]
     for (_, old), (_, new) in zip(before.read(), after.read(), strict=True):
         np.testing.assert_array_equal(new.observation, old.observation)
     assert imported.left_out == {
-        f"{tmp_path / 'first.hdf5'}: demo_{i}": f"episode {i} of robot1 boot b0 is there already"
+        f"{tmp_path / 'first.hdf5'}: demo_{i}": f"episode {i} of robot{2 - i} boot b0 is there already"
         for i in (0, 1)
     }
+
+
+def test_a_clock_that_was_set_back_does_not_turn_the_episodes_of_a_boot_round(tmp_path, sample):
+    with LogWriter(tmp_path / "run", sample.spec, "") as writer:
+        for episode, received_ns in enumerate([500, 400]):
+            writer.add(sample.info(episode, received_ns=received_ns), sample.rows(3, episode))
+    export_robomimic(open_logs([tmp_path / "run"]), tmp_path / "a.hdf5")
+    imported = import_datasets([open_robomimic(tmp_path / "a.hdf5")], tmp_path / "back")
+    assert (imported.episodes, imported.left_out) == (2, {})
 
 
 def test_the_same_seed_chooses_the_same_validation_episodes(run, tmp_path):
@@ -169,6 +180,16 @@ def test_ids_from_a_file_cannot_leave_the_run_folder(run, tmp_path):
     with pytest.raises(LogsError, match=r"no episode can be imported: .*'\.\./\.\./evil'.*and 2 more"):
         import_datasets([open_robomimic(tmp_path / "a.hdf5")], tmp_path / "back")
     assert not (tmp_path / "back").exists()
+
+
+def test_numbers_that_no_file_of_ours_can_hold_are_refused(run, tmp_path):
+    export_robomimic(open_logs([run]), tmp_path / "a.hdf5")
+    with h5py.File(tmp_path / "a.hdf5", "r+") as file:
+        facts = json.loads(file["data/demo_0"].attrs["parallel_naf"])
+        facts["info"]["received_ns"] = 10**30
+        file["data/demo_0"].attrs["parallel_naf"] = json.dumps(facts)
+    imported = import_datasets([open_robomimic(tmp_path / "a.hdf5")], tmp_path / "back")
+    assert (imported.episodes, len(imported.left_out)) == (2, 1)
 
 
 def test_a_foreign_file_comes_in_with_names_rate_and_ids_of_its_own(tmp_path):
