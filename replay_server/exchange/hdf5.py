@@ -60,6 +60,8 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     Raises:
         LogsError: It is missing, truncated, no HDF5 at all, or what is looked for is not there.
     """
+    if path.is_dir():
+        raise LogsError(f"{path} is a folder, where one HDF5 file is needed")
     try:
         with h5py.File(path, "r") as file:
             yield file
@@ -72,4 +74,5 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 def _text(error: Exception) -> str:
-    return str(error.args[0] if isinstance(error, KeyError) and error.args else error)[:300]
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    return " ".join(text.split())[:300]

@@ -81,7 +81,7 @@ def export_minari(logs: Logs, out: Path, *, on_progress: Progress = lambda done,
                     pieces += 1
                 episodes, rows = episodes + 1, rows + transitions.rows
         check_some(episodes, logs)
-        with h5py.File(path, "r") as file:  # h5py passes an error in closing not on
+        with h5py.File(path, "r") as file:  # h5py does not say when closing has failed
             assert len(file) == pieces
         metadata = {
             "dataset_id": name,

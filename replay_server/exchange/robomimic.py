@@ -88,7 +88,7 @@ def export_robomimic(
             )
             data.attrs["total"] = rows
             _write_masks(file, successes, seed)
-        with h5py.File(temporary, "r") as file:  # h5py passes an error in closing not on
+        with h5py.File(temporary, "r") as file:  # h5py does not say when closing has failed
             assert file["data"].attrs["total"] == rows
     listed = ", ".join(f'"{key}"' for key in keys)
     hint = f"config.observation.modalities.obs.low_dim = [{listed}]"

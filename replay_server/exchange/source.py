@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -131,17 +131,6 @@ class ForeignSource:
             EpisodeError: They cannot be read.
         """
         raise NotImplementedError
-
-
-class Open(Protocol):
-    """How a format opens what is to be imported."""
-
-    def __call__(self, path: Path, observations: Sequence[str] = ()) -> OwnSource | ForeignSource:
-        """Look into it without reading its rows; of a foreign one only these observations are taken.
-
-        Raises:
-            LogsError: It is not of this format.
-        """
 
 
 @dataclass(frozen=True)

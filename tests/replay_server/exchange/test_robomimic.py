@@ -290,6 +290,7 @@ def test_other_files_are_told_apart(run, tmp_path):
     refused(tmp_path / "none.hdf5", "no such file")
     (tmp_path / "text.hdf5").write_text("hello")
     refused(tmp_path / "text.hdf5", "truncated, or not an HDF5 file")
+    refused(tmp_path, "is a folder, where one HDF5 file is needed")
     whole = write_foreign(tmp_path / "lift.hdf5")
     (tmp_path / "cut.hdf5").write_bytes(whole.read_bytes()[:5000])
     refused(tmp_path / "cut.hdf5", "truncated, or not an HDF5 file")
