@@ -24,7 +24,7 @@ unexport ROS_DISTRO RMW_IMPLEMENTATION _ROS_WHEELS_BOOTSTRAP_COMPLETE
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo gazebo test check format bench fuzz clean
+.PHONY: help venv demo gazebo readers test check format bench fuzz clean
 
 help: ## List these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -34,6 +34,16 @@ demo: $(STAMP) ## Two simulated robots learn to reach (RUN=name SEED=n SECURE=1)
 
 gazebo: $(STAMP) ## Get Gazebo 11 into .gazebo, without root, unless this machine has it; builds our plugin
 	@$(BIN)/pnaf gazebo install
+
+readers: .readers/.installed ## Get robomimic's and LeRobot's own readers into .readers, for the tests of exports
+
+.readers/.installed: tests/readers.txt | $(STAMP)
+	@rm -rf .readers
+	@echo "Installing robomimic's and LeRobot's readers into .readers: about a minute"
+	@$(BIN)/python -m pip install --quiet --progress-bar off --disable-pip-version-check \
+	  --no-deps --target .readers -r tests/readers.txt \
+	  || { rm -rf .readers; echo "Installing failed: pip says why above. Run make readers to try again." >&2; exit 1; }
+	@touch $@
 
 test: $(STAMP) ## Run the tests, two at a time (ARGS="tests/fleet -k codec" for some of them, one at a time)
 	@$(BIN)/pytest $(or $(ARGS),-n 2 --dist loadfile)
@@ -58,10 +68,10 @@ fuzz: $(STAMP) ## Search for inputs that break decoder, records, policies or ser
 
 venv: $(STAMP) ## Only make .venv with everything in it
 
-clean: ## Remove .venv, builds and caches; runs/ and .gazebo/ stay
+clean: ## Remove .venv, builds and caches; runs/, .gazebo/ and .readers/ stay
 	rm -rf $(VENV) build dist install log *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz
 	rm -rf .gazebo.partial
-	find . -path ./.gazebo -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . \( -path ./.gazebo -o -path ./.readers \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements.lock setup.py setup.cfg
 	@rm -f $@; test -x $(BIN)/python || { \

@@ -13,6 +13,7 @@ from rich.table import Table
 from fleet.bag_cli import import_bag
 from fleet.cli_output import Json, fail, print_json
 from fleet.logs_edit_cli import edit_app
+from fleet.logs_exchange_cli import add_exchange_commands
 from fleet.logs_relabel_cli import relabel_app
 from fleet.logs_upgrade_cli import upgrade_app
 from fleet.ready import EXIT_CONFIG
@@ -109,3 +110,6 @@ def logs_verify(run: Annotated[Path, typer.Argument(help="A run folder.")], as_j
     else:
         print_verdict(run, check, Console())
     raise typer.Exit(0 if check.ok else 1)
+
+
+add_exchange_commands(logs_app)

@@ -106,6 +106,8 @@ HELPS = {
     "fleet estop": ["latched", "reset_estop", "--robot"],
     "eval": ["policy", "--episodes", "--film", "--json"],
     "logs": ["episodes", "ls", "show", "verify"],
+    "logs export": ["robomimic", "minari", "lerobot", "--where", "--json"],
+    "logs import": ["run folder", "--fleet", "--json"],
     "logs ls": ["episodes", "--json"],
     "logs show": ["HDF5", "column", "--json"],
     "logs verify": ["missing", "doubled", "damaged", "--json"],

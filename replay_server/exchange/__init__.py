@@ -1,0 +1,1 @@
+"""Datasets of other projects, written from logs and read into them."""
