@@ -21,6 +21,7 @@ from fleet.gym_cli import gym_app
 from fleet.keys import load_credentials, load_operator_credentials, make_fleet_keys
 from fleet.keys_cli import keys_app
 from fleet.logs_cli import logs_app
+from fleet.offline_cli import offline_app
 from fleet.ready import EXIT_CONFIG, notify_ready, stop_on_signals
 from fleet.robot_cli import robot_app
 from fleet.run_folder import RunFolder, create_run_folder
@@ -35,6 +36,7 @@ app = typer.Typer(
 fleet_app = typer.Typer(help="Run a fleet and talk to a running one.", no_args_is_help=True)
 app.add_typer(fleet_app, name="fleet")
 app.add_typer(logs_app, name="logs")
+app.add_typer(offline_app, name="offline")
 app.add_typer(keys_app, name="keys")
 app.add_typer(bench_app, name="bench")
 app.add_typer(gazebo_app, name="gazebo")

@@ -1,4 +1,8 @@
-"""How far a policy acts from what robots did in the logs: where it is far, the logs say little about it."""
+"""How far a policy acts from what robots did in the logs: where it is far, the logs say little about it.
+
+As logged actions are what was executed, so is μ here, if it is known how much a robot lets an action change
+in a step: see `learner/executed.py`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import torch
 from torch import Tensor
 
 from learner.behaviour import Behaviour
+from learner.executed import at_will, within
 from learner.row_file import RowFile
 
 FAR = 2.0
@@ -40,7 +45,10 @@ class ActionDistance:
 
 
 def measure_distance(
-    rows: RowFile, behaviour: Behaviour, mean_action: Callable[[Tensor], Tensor]
+    rows: RowFile,
+    behaviour: Behaviour,
+    mean_action: Callable[[Tensor], Tensor],
+    max_change: Tensor | None = None,
 ) -> ActionDistance:
     """Go through all rows once.
 
@@ -48,13 +56,19 @@ def measure_distance(
         rows: The logs.
         behaviour: Their spread.
         mean_action: The policy, observations [B, nx] to actions [B, nu].
+        max_change: How much the robot of each episode can change each action in a step [E, nu].
     """
+    changes = at_will(rows.episodes, rows.layout.nu) if max_change is None else max_change
     layout = rows.layout
     squares = torch.zeros(layout.nu, dtype=torch.float64)
     row_rms, row_spreads = torch.empty(rows.rows), torch.empty(rows.rows)
     for start in range(0, rows.rows, _CHUNK):
         chunk = rows.values[start : start + _CHUNK]
-        difference = mean_action(chunk[:, : layout.nx]) - chunk[:, layout.action]
+        index = torch.arange(start, start + len(chunk))
+        u = within(
+            mean_action(chunk[:, : layout.nx]), rows.action_before(index), changes[rows.episode_of(index)]
+        )
+        difference = u - chunk[:, layout.action]
         squares += difference.double().square().sum(0)
         row_rms[start : start + _CHUNK] = difference.square().mean(1).sqrt()
         row_spreads[start : start + _CHUNK] = (difference / behaviour.spread).square().mean(1).sqrt()

@@ -42,7 +42,9 @@ class Agreement:
 def ranks(values: Array) -> Array:
     """Ranks from 0 on [n]; equal values share the mean of theirs."""
     below = (values[:, None] > values).sum(1)
-    return below + ((values[:, None] == values).sum(1) - 1) / 2
+    same = (values[:, None] == values).sum(1)
+    mean_ranks: Array = below + (same - 1) / 2
+    return mean_ranks
 
 
 def _correlation(a: Array, b: Array) -> float:

@@ -32,7 +32,7 @@ class BatchPolicy:
 
     def __call__(self, observation: Tensor) -> Tensor:
         """μ of observations [B, nx], SI units: actions in [-1, 1] [B, nu]."""
-        return torch.cat([self._act(chunk) for chunk in observation.split(_CHUNK)])
+        return torch.cat([self._act(chunk) for chunk in torch.split(observation, _CHUNK)])
 
     def _act(self, observation: Tensor) -> Tensor:
         h = ((observation - self._mean) * self._scale).clamp_(-OBSERVATION_CLIP, OBSERVATION_CLIP)

@@ -1,7 +1,7 @@
-"""What robots usually did in logs, and how much that varied: the yardstick for how far a policy is from the data.
+"""What robots usually did in logs, and how much that varied: the measure of a distance from them.
 
-The usual action b(x) is a ridge regression on random ReLU features, each half of the episodes predicted by what
-the other half says: what b(x) leaves over is the logs' own spread, noise and differences between policies alike.
+The usual action b(x) is a ridge regression on random ReLU features, each half of the episodes predicted by
+what the other half says: what b(x) leaves over is the logs' own spread, be it noise or several policies.
 """
 
 from __future__ import annotations

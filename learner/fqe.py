@@ -2,15 +2,15 @@
 
     Q(x, u) ← r + γ Q′(x′, μ(x′))          r alone where the task ended; a time limit bootstraps
 
-(Le, Voloshin and Yue 2019, arXiv:1903.08738), in its incremental form: minibatches, Adam and a Polyak-averaged
-target instead of one regression per iteration. Every member of an ensemble fits the logs with its own weights of
-episodes; their spread is a bootstrap interval (Hao et al. 2021, arXiv:2102.03607):
+(Le, Voloshin and Yue 2019, arXiv:1903.08738), in its incremental form: minibatches, Adam and a
+Polyak-averaged target instead of one regression per iteration. Every member of an ensemble fits the logs with
+its own weights of episodes; their spread is a bootstrap interval (Hao et al. 2021, arXiv:2102.03607):
 
     value of member m = Σ_e w_me Q_m(x_e0, μ(x_e0)) / Σ_e w_me          x_e0: first observation of episode e
 
-Actions in logs are what robots executed. Where the guard lets a command change only so much per step, a policy
-that asks for more does not get it, so μ above is μ within `max_change` of the action before: without that,
-policies seem faster than they are.
+Actions in logs are what robots executed. Where the guard lets a command change only so much per step, a
+policy that asks for more does not get it, so μ above is what would be executed (`learner/executed.py`):
+without that, policies seem faster than they are.
 
 Nothing here reads files: rows come as a tensor in the layout of `learner/packed_rows.py`, mapped or not.
 """
@@ -27,6 +27,7 @@ from torch import Tensor
 from fleet.messages import OBSERVATION_CLIP
 from learner.adam import Adam
 from learner.episode_bootstrap import episode_weights, interval, weighted_mean
+from learner.executed import at_will, within
 from learner.member_networks import MemberNetworks
 from learner.packed_rows import RowLayout
 
@@ -83,7 +84,7 @@ class FqeEstimate:
     def interval(self) -> tuple[float, float]:
         """90 % bootstrap interval: the members' spread around the estimate.
 
-        Not around their own middle: each has seen fewer different episodes, which moves all of them the same way.
+        Not around their own middle: each has seen fewer episodes, which moves all of them the same way.
         """
         return interval(self.values)
 
@@ -108,7 +109,7 @@ class _Scales:
         n, nx = len(rows), layout.nx
         sums = torch.zeros(4, max(nx, 1), dtype=torch.float64)
         low = high = bootstraps = 0.0
-        for chunk in rows.split(_CHUNK):
+        for chunk in torch.split(rows, _CHUNK):
             x, r = chunk[:, :nx].double(), chunk[:, layout.reward].double()
             sums[0] += x.sum(0)
             sums[1] += x.square().sum(0)
@@ -156,7 +157,8 @@ def evaluate_by_fitted_q(
         settings: How to fit.
         generator: Draws weights, networks and minibatches: the same generator, the same result. Policies that
             are given equal generators are compared pair by pair, member m of the one with m of the other.
-        max_change: By how much the robot of each episode can change each action in one step [E, nu]; None: at will.
+        max_change: How much the robot of each episode can change each action in a step [E, nu]; None:
+            as much as it likes.
         on_progress: Called now and then with the steps done and their total.
 
     Raises:
@@ -172,14 +174,14 @@ def evaluate_by_fitted_q(
     adam = Adam(flat, gradient, settings.learning_rate)
     low, high = ((bound - scales.centre) / scales.unit for bound in (scales.low, scales.high))
     if max_change is None:
-        max_change = torch.full((len(starts), layout.nu), math.inf)
+        max_change = at_will(len(starts), layout.nu)
     for step in range(settings.steps):
         index = torch.randint(len(rows), (settings.batch_size,), generator=generator)
         batch = rows[index]
         x, next_x = batch[:, : layout.nx], batch[:, layout.nx : 2 * layout.nx]
         u = batch[:, layout.action]
         episode = torch.searchsorted(starts, index, right=True) - 1
-        next_u = _within(mean_action(next_x), u, max_change[episode])
+        next_u = within(mean_action(next_x), u, max_change[episode])
         next_q, _ = networks.evaluate(target, scales.inputs(next_x, next_u))
         discount = gamma * batch[:, layout.bootstrap]
         y = (batch[:, layout.reward] + (discount - 1.0) * scales.centre) / scales.unit + discount * next_q
@@ -194,11 +196,7 @@ def evaluate_by_fitted_q(
             on_progress(step + 1, settings.steps)
 
     first = rows[starts, : layout.nx]
-    u = _within(mean_action(first), torch.zeros(len(starts), layout.nu), max_change)
+    u = within(mean_action(first), torch.zeros(len(starts), layout.nu), max_change)
     q, _ = networks.evaluate(target, scales.inputs(first, u))
     values = weighted_mean(weights, (scales.centre + scales.unit * q).clamp_(scales.low, scales.high))
     return FqeEstimate(values, weights, scales.low, scales.high)
-
-
-def _within(u: Tensor, before: Tensor, max_change: Tensor) -> Tensor:
-    return torch.maximum(torch.minimum(u, before + max_change), before - max_change)

@@ -13,7 +13,7 @@ from learner.row_file import RowFile
 
 @dataclass(frozen=True, eq=False)
 class LoggedReturns:
-    """Discounted returns Σ_t γ^t r_t of episodes that ran to their end; others would seem worse than they are.
+    """Discounted returns Σ_t γ^t r_t of episodes that ran to their end; of others they would mean less.
 
     Attributes:
         returns: Of each episode [E]; NaN for one that did not run to its end.

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fleet.spaces import SpaceSpec
 from learner.packed_rows import PackedRows, RowLayout
 from replay_server.episode_file import EpisodeInfo
 from replay_server.logs import Logs, LogsError, Progress
@@ -26,12 +27,14 @@ class RowFile:
     """All rows of some episodes, episode after episode.
 
     Attributes:
+        spec: What the columns of observation and action mean.
         layout: Columns of a row.
         values: The rows [N, width], float32, on the disk.
         starts: Where each episode begins [E], int64.
         infos: Facts of each episode, E of them.
     """
 
+    spec: SpaceSpec
     layout: RowLayout
     values: Tensor
     starts: Tensor
@@ -58,7 +61,7 @@ class RowFile:
         if not rows:
             raise LogsError("these logs hold no row that can be read")
         values = np.memmap(path, np.float32, "r+", shape=(rows, layout.width))
-        return cls(layout, torch.from_numpy(values), torch.tensor(starts), infos)
+        return cls(logs.spec, layout, torch.from_numpy(values), torch.tensor(starts), infos)
 
     @property
     def rows(self) -> int:
@@ -66,9 +69,14 @@ class RowFile:
         return len(self.values)
 
     @property
-    def first_observations(self) -> Tensor:
-        """The first observation of each episode [E, nx]."""
-        return self.values[self.starts, : self.layout.nx]
+    def episodes(self) -> int:
+        """Number of episodes E."""
+        return len(self.starts)
+
+    def action_before(self, index: Tensor) -> Tensor:
+        """The action executed before each row in `index` [n]; zeros before an episode's first [n, nu]."""
+        before = self.values[(index - 1).clamp(min=0), self.layout.action]
+        return before.masked_fill_(torch.isin(index, self.starts)[:, None], 0.0)
 
     def episode_of(self, index: Tensor) -> Tensor:
         """The episode of each row in `index`, any shape."""

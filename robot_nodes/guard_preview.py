@@ -58,7 +58,7 @@ class Moments:
             robot: Whose episode it is.
 
         Raises:
-            GuardPreviewError: Its observation has no joint positions and velocities, or it is another robot's.
+            GuardPreviewError: Its observation lacks joint positions or velocities, or it is another robot's.
         """
         joints = [name.removesuffix(JOINT_COMMAND) for name in spec.action.names]
         if spec.joints != len(joints) or len(joints) != len(robot.joints):
@@ -70,7 +70,7 @@ class Moments:
         wanted = [f"{joint}/{what}" for what in ("position", "velocity") for joint in joints]
         if missing := [name for name in wanted if name not in columns]:
             raise GuardPreviewError(f"the logs' observation has no {missing[0]!r}, which the guard needs")
-        state = transitions.observation[np.ix_(places, [columns[name] for name in wanted])].astype(np.float64)
+        state = transitions.observation[places][:, [columns[name] for name in wanted]].astype(np.float64)
         commands = np.zeros((transitions.rows + 2, len(joints)))
         commands[2:] = transitions.action * np.array(robot.limits.max_joint_velocity_rad_s)
         before, previous = commands[places], commands[places + 1]

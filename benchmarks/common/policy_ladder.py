@@ -59,7 +59,7 @@ def disturbed(rung: Rung, share: float, seed: int) -> Rung:
 def record_mixed(
     fleet: FleetConfig, runs: Path, rungs: Sequence[Rung], episodes: int, seed: int
 ) -> list[Path]:
-    """As many exploring episodes of each of these policies, in a run folder each; robots share them evenly."""
+    """As many exploring episodes of each of these policies, shared evenly by the robots; a folder each."""
     folders = []
     for number, rung in enumerate(rungs):
         folder = runs / f"logs{number}"
