@@ -1,8 +1,8 @@
 """Is what `pnaf offline eval` says of policies true? Estimates from logs beside simulated episodes.
 
 One training in one process gives policies from useless to expert, and noise on the best one's parameters two
-more; some of them explore and so make the logs. Every policy is estimated from these logs alone and measured in
-noise-free episodes. A row per policy:
+more; some of them explore and so make the logs. Every policy is estimated from these logs alone and measured
+in noise-free episodes. A row per policy:
 
     estimate        discounted return by fitted-Q evaluation, and its 90 % interval
     truth           mean of the simulated episodes, and its standard error

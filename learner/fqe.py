@@ -35,6 +35,7 @@ MeanAction = Callable[[Tensor], Tensor]
 """μ: observations [B, nx] to actions [B, nu]."""
 
 _CHUNK = 65_536
+_SETTLINGS = 6
 _LEAST_STD = 1e-3
 
 
@@ -48,7 +49,6 @@ class FqeSettings:
         steps: Gradient steps.
         batch_size: Rows of each step, the same for all members.
         learning_rate: Of Adam, at first; it falls to zero along a cosine.
-        polyak_tau: Share of the way to the network that the target goes per step.
     """
 
     members: int = 20
@@ -56,7 +56,15 @@ class FqeSettings:
     steps: int = 3000
     batch_size: int = 256
     learning_rate: float = 5e-3
-    polyak_tau: float = 0.01
+
+    def polyak_tau(self, gamma: float) -> float:
+        """Share of the way to the network that the target goes per step.
+
+        A value settles within about 1 / (tau (1 − γ)) steps: there is time for six of these, as far as a
+        target that follows at least ten steps behind allows. Too slow a target would give every policy the
+        value of the average one, with an interval that is much too narrow.
+        """
+        return min(max(0.01, _SETTLINGS / (self.steps * (1.0 - gamma))), 0.1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +183,7 @@ def evaluate_by_fitted_q(
     low, high = ((bound - scales.centre) / scales.unit for bound in (scales.low, scales.high))
     if max_change is None:
         max_change = at_will(len(starts), layout.nu)
+    tau = settings.polyak_tau(gamma)
     for step in range(settings.steps):
         index = torch.randint(len(rows), (settings.batch_size,), generator=generator)
         batch = rows[index]
@@ -191,8 +200,8 @@ def evaluate_by_fitted_q(
         networks.backward(flat, activations, dq, gradient)
         adam.learning_rate = settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / settings.steps))
         adam.step()
-        target.lerp_(flat, settings.polyak_tau)
-        if step % 50 == 49:
+        target.lerp_(flat, tau)
+        if step % 50 == 49 or step + 1 == settings.steps:
             on_progress(step + 1, settings.steps)
 
     first = rows[starts, : layout.nx]
