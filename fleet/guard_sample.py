@@ -91,7 +91,13 @@ class GuardSample:
             except EpisodeFileError:
                 continue  # it was fine a moment ago, and is reported wherever all rows are read
             places = places[~transitions.intervened[places]]
-            moments = Moments.of(transitions, places, logs.spec, robot)
+            before = np.pad(transitions.action, ((2, 0), (0, 0)))
+            moments = Moments.of(
+                transitions.observation[places],
+                np.stack([before[places + 1], before[places]]),
+                logs.spec,
+                robot,
+            )
             columns = transitions.observation, transitions.policy_action, transitions.clipped
             piece = _OneRobot(robot, moments, *(column[places] for column in columns))
             found.setdefault(robot_id, []).append(piece)
@@ -111,14 +117,13 @@ class GuardSample:
         Raises:
             ValueError: A robot's limits do not fit its URDF.
         """
-        from robot_nodes.guard_preview import preview_guard
+        from robot_nodes.guard_preview import GuardPreview
 
-        counts = [
-            preview_guard(
-                part.robot, part.moments, part.policy_action if act is None else act(part.observation)
-            )
-            for part in self.parts
-        ]
+        counts = []
+        for part in self.parts:
+            preview = GuardPreview(part.robot)
+            preview(part.moments, part.policy_action if act is None else act(part.observation))
+            counts.append(preview.counts)
         rows = sum(len(part.moments) for part in self.parts)
         limits: dict[str, dict[str, float]] = {}
         for count in counts:
@@ -147,22 +152,3 @@ def robot_of(fleet: FleetConfig, robot_id: str) -> RobotConfig | None:
             return entry.robot
     kinds = {entry.robot.name for entry in fleet.robots}
     return fleet.robots[0].robot if len(kinds) == 1 else None
-
-
-def largest_changes(fleet: FleetConfig, robot_ids: list[str], nu: int) -> Array:
-    """How much of an action the guard's acceleration limit lets each robot change in a step [len, nu].
-
-    Infinite where the fleet does not say.
-    """
-    changes = np.full((len(robot_ids), nu), np.inf, np.float32)
-    known: dict[str, Array] = {}
-    for row, robot_id in zip(changes, robot_ids, strict=True):
-        if robot_id not in known:
-            robot = robot_of(fleet, robot_id)
-            known[robot_id] = row.copy()
-            if robot is not None and len(robot.joints) == nu:
-                limits = robot.limits
-                speed = np.array(limits.max_joint_velocity_rad_s) * robot.control_rate_hz
-                known[robot_id][:] = np.array(limits.max_joint_acceleration_rad_s2) / speed
-        row[:] = known[robot_id]
-    return changes

@@ -79,7 +79,7 @@ def warnings_of(evaluation: Evaluation) -> list[str]:
         if td is not None and td.impossible_targets > _MANY_IMPOSSIBLE:
             warnings.append(
                 f"{policy.name}: {td.impossible_targets:.0%} of its critic's targets are far beyond what "
-                "rewards can sum up to: it has diverged, or learned from other rewards"
+                "rewards can sum up to: do not believe its values, whatever its policy is worth"
             )
         if td is not None and td.learned_from:
             warnings.append(

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fleet.config import ConfigError, FleetConfig
-from fleet.guard_sample import GuardFacts, GuardSample, largest_changes
+from fleet.executed_actions import Array, ExecutedActions
+from fleet.guard_sample import GuardFacts, GuardSample
 from fleet.offline_policies import NamedPolicy
 
 if TYPE_CHECKING:
@@ -222,10 +223,6 @@ class _Evaluator:
         self.rows, self.fleet, self.options, self.stage = rows, fleet, options, stage
         self.returns: LoggedReturns = LoggedReturns.of(rows, options.gamma)
         self.behaviour = learn_behaviour(rows, torch.Generator().manual_seed(options.seed))
-        self.max_change = None
-        if fleet is not None:
-            ids = [info.robot_id for info in rows.infos]
-            self.max_change = torch.from_numpy(largest_changes(fleet, ids, rows.layout.nu))
         self.sample, self.guard_missing = self._draw_moments(logs)
 
     def _draw_moments(self, logs: Logs) -> tuple[GuardSample | None, str]:
@@ -248,49 +245,54 @@ class _Evaluator:
         """Evaluate them one after the other."""
         from learner.agreement import Agreement
 
-        estimates = [self._estimate(policy) for policy in policies]
-        facts = [
-            self._facts(policy, estimate, estimates[0])
-            for policy, estimate in zip(policies, estimates, strict=True)
-        ]
+        facts, first = list[PolicyFacts](), None
+        for policy in policies:
+            act = _acting(policy)
+            guarded = self.fleet if self.sample is not None else None
+            stage = self.stage(f"{policy.name}: what the guard would let through")
+            executed = ExecutedActions.of(self.rows, act, guarded, stage)
+            estimate = self._estimate(policy, executed)
+            facts.append(self._facts(policy, act, executed, estimate, first))
+            first = first or estimate
+        assert first is not None, "at least one policy"
         truths = [fact.truth.mean for fact in facts if fact.truth is not None]
         agreement = None
         if len(truths) >= 3:
             agreement = Agreement.of([fact.estimate for fact in facts], truths)
-        return Evaluation(self._log_facts(estimates[0]), facts, agreement)
+        return Evaluation(self._log_facts(first), facts, agreement)
 
-    def _estimate(self, policy: NamedPolicy) -> FqeEstimate:
+    def _estimate(self, policy: NamedPolicy, executed: ExecutedActions) -> FqeEstimate:
         import torch
 
-        from learner.batch_policy import BatchPolicy
         from learner.fqe import evaluate_by_fitted_q
 
-        rows = self.rows
         return evaluate_by_fitted_q(
-            rows.values,
-            rows.starts,
-            rows.layout,
-            BatchPolicy(policy.message),
+            self.rows.values,
+            self.rows.starts,
+            self.rows.layout,
+            torch.from_numpy(executed.following),
+            torch.from_numpy(executed.first),
             self.options.gamma,
             self.options.settings,
             torch.Generator().manual_seed(self.options.seed),
-            self.max_change,
             self.stage(f"{policy.name}: fitted-Q evaluation"),
         )
 
-    def _facts(self, policy: NamedPolicy, estimate: FqeEstimate, first: FqeEstimate) -> PolicyFacts:
+    def _facts(
+        self,
+        policy: NamedPolicy,
+        act: Callable[[Array], Array],
+        executed: ExecutedActions,
+        estimate: FqeEstimate,
+        first: FqeEstimate | None,
+    ) -> PolicyFacts:
         import torch
 
         from learner.action_distance import measure_distance
-        from learner.batch_policy import BatchPolicy
         from learner.episode_bootstrap import interval
 
-        act = BatchPolicy(policy.message)
         above_logs = estimate.values - self.returns.mean(estimate.weights)
-        above_first = estimate.values - first.values if estimate is not first else None
-        guard = None
-        if self.sample is not None:
-            guard = self.sample.preview(lambda x: act(torch.from_numpy(np.ascontiguousarray(x))).numpy())
+        above_first = None if first is None else estimate.values - first.values
         td_error, td_missing = self._td_error(policy)
         return PolicyFacts(
             name=policy.name,
@@ -301,10 +303,10 @@ class _Evaluator:
             above_logs_interval=interval(above_logs),
             above_first=None if above_first is None else float(above_first[0]),
             above_first_interval=None if above_first is None else interval(above_first),
-            distance=measure_distance(self.rows, self.behaviour, act, self.max_change),
+            distance=measure_distance(self.rows, self.behaviour, torch.from_numpy(executed.here)),
             td_error=td_error,
             td_missing=td_missing,
-            guard=guard,
+            guard=None if self.sample is None else self.sample.preview(act),
             truth=self._truth(policy),
         )
 
@@ -364,3 +366,13 @@ class _Evaluator:
             guard=None if sample is None else sample.preview(),
             guard_missing=self.guard_missing,
         )
+
+
+def _acting(policy: NamedPolicy) -> Callable[[Array], Array]:
+    """A policy as a function of observations [B, nx] to actions [B, nu]."""
+    import torch
+
+    from learner.batch_policy import BatchPolicy
+
+    batch = BatchPolicy(policy.message)
+    return lambda observation: batch(torch.from_numpy(np.ascontiguousarray(observation))).numpy()

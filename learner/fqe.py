@@ -8,11 +8,10 @@ its own weights of episodes; their spread is a bootstrap interval (Hao et al. 20
 
     value of member m = Σ_e w_me Q_m(x_e0, μ(x_e0)) / Σ_e w_me          x_e0: first observation of episode e
 
-Actions in logs are what robots executed. Where the guard lets a command change only so much per step, a
-policy that asks for more does not get it, so μ above is what would be executed (`learner/executed.py`):
-without that, policies seem faster than they are.
-
-Nothing here reads files: rows come as a tensor in the layout of `learner/packed_rows.py`, mapped or not.
+Actions in logs are what robots executed after their guard, so μ above must be what the guard would let
+through, or else Q is asked about actions that nobody ever executed. That is the caller's to find out: here a
+policy is its actions at the rows' observations, and rows are a tensor in the layout of
+`learner/packed_rows.py`, mapped from a file or not.
 """
 
 from __future__ import annotations
@@ -27,12 +26,8 @@ from torch import Tensor
 from fleet.messages import OBSERVATION_CLIP
 from learner.adam import Adam
 from learner.episode_bootstrap import episode_weights, interval, weighted_mean
-from learner.executed import at_will, within
 from learner.member_networks import MemberNetworks
 from learner.packed_rows import RowLayout
-
-MeanAction = Callable[[Tensor], Tensor]
-"""μ: observations [B, nx] to actions [B, nu]."""
 
 _CHUNK = 65_536
 _SETTLINGS = 6
@@ -147,11 +142,11 @@ def evaluate_by_fitted_q(
     rows: Tensor,
     starts: Tensor,
     layout: RowLayout,
-    mean_action: MeanAction,
+    next_actions: Tensor,
+    first_actions: Tensor,
     gamma: float,
     settings: FqeSettings,
     generator: torch.Generator,
-    max_change: Tensor | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> FqeEstimate:
     """Estimate what a policy would earn from where the logged episodes began.
@@ -160,13 +155,12 @@ def evaluate_by_fitted_q(
         rows: Transitions [N, width], episode after episode; only minibatches of them are read.
         starts: Where each episode begins [E].
         layout: Columns of a row.
-        mean_action: The policy.
+        next_actions: What the policy would execute at each row's next observation [N, nu].
+        first_actions: The same at the first observation of each episode [E, nu].
         gamma: Discount, below 1, as time limits bootstrap for ever.
         settings: How to fit.
         generator: Draws weights, networks and minibatches: the same generator, the same result. Policies that
             are given equal generators are compared pair by pair, member m of the one with m of the other.
-        max_change: How much the robot of each episode can change each action in a step [E, nu]; None:
-            as much as it likes.
         on_progress: Called now and then with the steps done and their total.
 
     Raises:
@@ -181,21 +175,16 @@ def evaluate_by_fitted_q(
     target, gradient = flat.clone(), torch.zeros_like(flat)
     adam = Adam(flat, gradient, settings.learning_rate)
     low, high = ((bound - scales.centre) / scales.unit for bound in (scales.low, scales.high))
-    if max_change is None:
-        max_change = at_will(len(starts), layout.nu)
     tau = settings.polyak_tau(gamma)
     for step in range(settings.steps):
         index = torch.randint(len(rows), (settings.batch_size,), generator=generator)
         batch = rows[index]
         x, next_x = batch[:, : layout.nx], batch[:, layout.nx : 2 * layout.nx]
-        u = batch[:, layout.action]
-        episode = torch.searchsorted(starts, index, right=True) - 1
-        next_u = within(mean_action(next_x), u, max_change[episode])
-        next_q, _ = networks.evaluate(target, scales.inputs(next_x, next_u))
+        next_q, _ = networks.evaluate(target, scales.inputs(next_x, next_actions[index]))
         discount = gamma * batch[:, layout.bootstrap]
         y = (batch[:, layout.reward] + (discount - 1.0) * scales.centre) / scales.unit + discount * next_q
-        q, activations = networks.evaluate(flat, scales.inputs(x, u))
-        w = weights[:, episode]
+        q, activations = networks.evaluate(flat, scales.inputs(x, batch[:, layout.action]))
+        w = weights[:, torch.searchsorted(starts, index, right=True) - 1]
         dq = w * (q - y.clamp_(low, high)) / settings.batch_size
         networks.backward(flat, activations, dq, gradient)
         adam.learning_rate = settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / settings.steps))
@@ -205,7 +194,6 @@ def evaluate_by_fitted_q(
             on_progress(step + 1, settings.steps)
 
     first = rows[starts, : layout.nx]
-    u = within(mean_action(first), torch.zeros(len(starts), layout.nu), max_change)
-    q, _ = networks.evaluate(target, scales.inputs(first, u))
+    q, _ = networks.evaluate(target, scales.inputs(first, first_actions))
     values = weighted_mean(weights, (scales.centre + scales.unit * q).clamp_(scales.low, scales.high))
     return FqeEstimate(values, weights, scales.low, scales.high)

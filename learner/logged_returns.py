@@ -26,14 +26,14 @@ class LoggedReturns:
     @classmethod
     def of(cls, rows: RowFile, gamma: float) -> LoggedReturns:
         """Of all episodes."""
-        ends = [*rows.starts[1:].tolist(), rows.rows]
-        returns, tails = torch.full((len(ends),), torch.nan), []
-        for i, (start, end) in enumerate(zip(rows.starts.tolist(), ends, strict=True)):
-            if rows.infos[i].end not in FINISHED:
+        returns, tails = torch.full((rows.episodes,), torch.nan), []
+        for i, (info, place) in enumerate(zip(rows.infos, rows.slices, strict=True)):
+            if info.end not in FINISHED:
                 continue
-            reward = rows.values[start:end, rows.layout.reward].double()
-            returns[i] = float(reward @ gamma ** torch.arange(end - start, dtype=torch.float64))
-            tails.append(gamma ** (end - start) * float(rows.values[end - 1, rows.layout.bootstrap]))
+            episode = rows.values[place]
+            reward = episode[:, rows.layout.reward].double()
+            returns[i] = float(reward @ gamma ** torch.arange(len(reward), dtype=torch.float64))
+            tails.append(gamma ** len(reward) * float(episode[-1, rows.layout.bootstrap]))
         return cls(returns, sum(tails) / len(tails) if tails else 0.0)
 
     @property

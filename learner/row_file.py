@@ -9,6 +9,7 @@ Written from front to back, so that a full disk is an error here and not a signa
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,10 +74,11 @@ class RowFile:
         """Number of episodes E."""
         return len(self.starts)
 
-    def action_before(self, index: Tensor) -> Tensor:
-        """The action executed before each row in `index` [n]; zeros before an episode's first [n, nu]."""
-        before = self.values[(index - 1).clamp(min=0), self.layout.action]
-        return before.masked_fill_(torch.isin(index, self.starts)[:, None], 0.0)
+    @property
+    def slices(self) -> list[slice]:
+        """Where the rows of each episode are, E of them."""
+        starts = [*self.starts.tolist(), self.rows]
+        return [slice(start, end) for start, end in itertools.pairwise(starts)]
 
     def episode_of(self, index: Tensor) -> Tensor:
         """The episode of each row in `index`, any shape."""

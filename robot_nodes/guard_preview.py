@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fleet.messages import Transitions
 from fleet.robot_config import RobotConfig
 from fleet.spaces import JOINT_COMMAND, SpaceSpec
 from robot_nodes.clearance import GuardGeometry
@@ -47,18 +47,18 @@ class Moments:
 
     @classmethod
     def of(
-        cls, transitions: Transitions, places: npt.NDArray[np.int64], spec: SpaceSpec, robot: RobotConfig
+        cls, observation: npt.NDArray[Any], before: npt.NDArray[Any], spec: SpaceSpec, robot: RobotConfig
     ) -> Moments:
-        """Those of some rows of one whole episode.
+        """Those of some observations.
 
         Args:
-            transitions: The episode.
-            places: Which of its rows [n].
-            spec: What its columns mean.
-            robot: Whose episode it is.
+            observation: What was observed [N, nx].
+            before: The actions executed one and two steps before; zeros where none is known [2, N, nu].
+            spec: What the numbers mean.
+            robot: Whose they are.
 
         Raises:
-            GuardPreviewError: Its observation lacks joint positions or velocities, or it is another robot's.
+            GuardPreviewError: The observation lacks joint positions or velocities, or it is another robot's.
         """
         joints = [name.removesuffix(JOINT_COMMAND) for name in spec.action.names]
         if spec.joints != len(joints) or len(joints) != len(robot.joints):
@@ -70,12 +70,10 @@ class Moments:
         wanted = [f"{joint}/{what}" for what in ("position", "velocity") for joint in joints]
         if missing := [name for name in wanted if name not in columns]:
             raise GuardPreviewError(f"the logs' observation has no {missing[0]!r}, which the guard needs")
-        state = transitions.observation[places][:, [columns[name] for name in wanted]].astype(np.float64)
-        commands = np.zeros((transitions.rows + 2, len(joints)))
-        commands[2:] = transitions.action * np.array(robot.limits.max_joint_velocity_rad_s)
-        before, previous = commands[places], commands[places + 1]
-        acceleration = (previous - before) * robot.control_rate_hz
-        return cls(state[:, : len(joints)], state[:, len(joints) :], previous, acceleration)
+        state = observation[:, [columns[name] for name in wanted]].astype(np.float64)
+        newest, older = before * np.array(robot.limits.max_joint_velocity_rad_s)
+        acceleration = (newest - older) * robot.control_rate_hz
+        return cls(state[:, : len(joints)], state[:, len(joints) :], newest, acceleration)
 
     @classmethod
     def joined(cls, parts: Sequence[Moments]) -> Moments:
@@ -87,25 +85,36 @@ class Moments:
         return len(self.q)
 
 
-def preview_guard(robot: RobotConfig, moments: Moments, actions: npt.ArrayLike) -> InterventionCounts:
-    """Put one action per moment through the robot's guard and count what it does.
+class GuardPreview:
+    """One robot's guard, outside its control loop.
 
-    Args:
-        robot: With its limits.
-        moments: Where it was.
-        actions: In [-1, 1] [N, nq].
-
-    Raises:
-        ValueError: The robot's limits do not fit its URDF; the text says how.
-        ConfigError: Its URDF cannot be loaded.
+    preview = GuardPreview(robot)
+    executed = preview(moments, actions)     # [N, nq] in [-1, 1], as they would have been logged
+    preview.counts                           # what it did so far
     """
-    geometry = GuardGeometry(robot, Kinematics(load_urdf(robot.urdf), robot.joints, robot.tool_link))
-    limits, dt = GuardLimits.from_config(robot.limits), 1.0 / robot.control_rate_hz
-    wishes = np.asarray(actions, np.float64) * np.array(robot.limits.max_joint_velocity_rad_s)
-    counts = InterventionCounts()
-    places = zip(
-        moments.q, moments.qd, moments.previous_command, moments.previous_acceleration, wishes, strict=True
-    )
-    for q, qd, command, acceleration, wish in places:
-        counts.add(guard(wish, geometry.state(q, qd, command, acceleration), limits, dt)[1])
-    return counts
+
+    def __init__(self, robot: RobotConfig) -> None:
+        """Take the robot's limits.
+
+        Raises:
+            ValueError: They do not fit its URDF; the text says how.
+            UrdfError: There is no usable URDF.
+        """
+        kinematics = Kinematics(load_urdf(robot.urdf), robot.joints, robot.tool_link)
+        self._geometry = GuardGeometry(robot, kinematics)
+        self._limits = GuardLimits.from_config(robot.limits)
+        self._dt = 1.0 / robot.control_rate_hz
+        self._speed: Array = np.array(robot.limits.max_joint_velocity_rad_s)
+        self.counts = InterventionCounts()
+
+    def __call__(self, moments: Moments, actions: npt.ArrayLike) -> Array:
+        """What would be executed of one action per moment [N, nq]."""
+        commands: Array = np.asarray(actions, np.float64) * self._speed
+        places = zip(
+            moments.q, moments.qd, moments.previous_command, moments.previous_acceleration, strict=True
+        )
+        for (q, qd, previous, acceleration), command in zip(places, commands, strict=True):
+            state = self._geometry.state(q, qd, previous, acceleration)
+            _, interventions = guard(command, state, self._limits, self._dt, out=command)
+            self.counts.add(interventions)
+        return commands / self._speed

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from learner.episode_bootstrap import episode_weights, interval, weighted_mean
-from learner.executed import within
 from learner.fqe import FqeSettings, evaluate_by_fitted_q
 from learner.member_networks import MemberNetworks
 from learner.packed_rows import RowLayout
@@ -23,10 +22,11 @@ def still(observation: torch.Tensor) -> torch.Tensor:
     return torch.zeros(len(observation), 1)
 
 
-def values(rows, starts, mean_action, gamma, settings=QUICK, seed=0, max_change=None):
+def values(rows, starts, act, gamma, settings=QUICK, seed=0, **more):
+    next_actions, first_actions = act(rows[:, 1:2]), act(rows[starts, :1])
     return evaluate_by_fitted_q(
-        rows, torch.tensor(starts), LAYOUT, mean_action, gamma, settings,
-        torch.Generator().manual_seed(seed), max_change,
+        rows, torch.tensor(starts), LAYOUT, next_actions, first_actions, gamma, settings,
+        torch.Generator().manual_seed(seed), **more,
     )  # fmt: skip
 
 
@@ -57,21 +57,6 @@ def test_a_linear_system_with_a_linear_policy() -> None:
     b = gamma * 0.5 * a / (1 - gamma)
     assert b == pytest.approx(3.333, abs=1e-3)
     assert pushing.value == pytest.approx(a * float(x0.mean()) + b, abs=0.15)
-
-
-def test_what_a_robot_cannot_do_is_not_counted() -> None:
-    # The action before is 0 in every row, and at most 0.1 can be added: u = 0.5 is as good as u = 0.1.
-    rows, starts = linear_system(40, 25)
-    rows[:, LAYOUT.action] = 0.0
-    settings, limit = FqeSettings(members=1, hidden_sizes=(8,), steps=50), torch.full((len(starts), 1), 0.1)
-
-    def of(u: float, max_change: torch.Tensor | None = None) -> torch.Tensor:
-        return values(rows, starts, lambda x: torch.full((len(x), 1), u), 0.8, settings, 0, max_change).values
-
-    torch.testing.assert_close(of(0.5, limit), of(0.1))
-    assert (of(0.5) - of(0.1)).abs().max() > 1e-3
-    before, change = torch.tensor([[0.0, 0.8]]), torch.tensor([[0.5, 0.5]])
-    assert within(torch.tensor([[1.0, -1.0]]), before, change).tolist() == [[0.5, pytest.approx(0.3)]]
 
 
 def test_only_termination_stops_the_bootstrap() -> None:
@@ -108,10 +93,7 @@ def test_progress_is_told_to_the_end() -> None:
     rows, starts = linear_system(2, 5)
     seen: list[tuple[int, int]] = []
     settings = FqeSettings(members=0, hidden_sizes=(4,), steps=70)
-    evaluate_by_fitted_q(
-        rows, torch.tensor(starts), LAYOUT, still, 0.5, settings, torch.Generator().manual_seed(0),
-        on_progress=lambda done, total: seen.append((done, total)),
-    )  # fmt: skip
+    values(rows, starts, still, 0.5, settings, on_progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (70, 70)
 
 

@@ -11,10 +11,26 @@ import pytest
 from benchmarks.common.fleet_logs import record
 from fleet.config import FleetConfig
 from fleet.config_file import load_fleet
-from fleet.messages import PolicyMessage, policy_checksum
+from fleet.messages import PolicyMessage, Transitions, policy_checksum
+from fleet.robot_config import RobotConfig
+from fleet.spaces import SpaceSpec
 from replay_server.logs import Logs, open_logs
-from robot_nodes.guard_preview import GuardPreviewError, Moments, preview_guard
+from robot_nodes.guard_preview import GuardPreview, GuardPreviewError, Moments
+from robot_nodes.intervention_counts import InterventionCounts
 from robot_nodes.tasks.task import make_task
+
+
+def moments_of(transitions: Transitions, places: np.ndarray, spec: SpaceSpec, robot: RobotConfig) -> Moments:
+    before = np.pad(transitions.action, ((2, 0), (0, 0)))
+    return Moments.of(
+        transitions.observation[places], np.stack([before[places + 1], before[places]]), spec, robot
+    )
+
+
+def preview_guard(robot: RobotConfig, moments: Moments, actions: np.ndarray) -> InterventionCounts:
+    preview = GuardPreview(robot)
+    preview(moments, actions)
+    return preview.counts
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +60,12 @@ def test_it_does_to_the_logged_wishes_what_the_robot_s_guard_did(fleet: FleetCon
     for summary in logs.episodes:
         transitions = logs.transitions(summary)
         places = np.arange(2, transitions.rows)  # before the first step something else was commanded
-        moments = Moments.of(transitions, places, logs.spec, robot)
+        moments = moments_of(transitions, places, logs.spec, robot)
         counts = preview_guard(robot, moments, transitions.policy_action[places])
         changed += counts.stopped + counts.smoothed
         clipped += int(transitions.clipped[places].sum())
+        executed = GuardPreview(robot)(moments, transitions.policy_action[places])
+        np.testing.assert_allclose(executed, transitions.action[places], atol=2e-4)
         none = preview_guard(robot, moments, transitions.action[places])
         assert none.stopped <= 2  # what was executed is safe; positions are rounded in logs
     assert clipped > 20
@@ -57,7 +75,7 @@ def test_it_does_to_the_logged_wishes_what_the_robot_s_guard_did(fleet: FleetCon
 def test_by_hand(fleet: FleetConfig, logs: Logs) -> None:
     robot = fleet.entry("robot1").robot
     transitions = logs.transitions(logs.episodes[0])
-    moments = Moments.of(transitions, np.array([0, 1, 5]), logs.spec, robot)
+    moments = moments_of(transitions, np.array([0, 1, 5]), logs.spec, robot)
     executed = 1.5 * transitions.action.astype(np.float64)  # rad/s
     np.testing.assert_allclose(moments.previous_command, [0 * executed[0], executed[0], executed[4]])
     expected = [0 * executed[0], 20 * executed[0], 20 * (executed[4] - executed[3])]
@@ -87,7 +105,7 @@ def test_logs_that_do_not_say_where_the_arm_was(fleet: FleetConfig, logs: Logs) 
     names = tuple(name.replace("joint_3/velocity", "x") for name in spec.observation.names)
     renamed = replace(spec, observation=replace(spec.observation, names=names))
     with pytest.raises(GuardPreviewError, match="no 'joint_3/velocity'"):
-        Moments.of(transitions, np.array([0]), renamed, robot)
+        moments_of(transitions, np.array([0]), renamed, robot)
     gripper = load_fleet(Path("hardware_configs/fleets/pick2.yaml")).robots[0].robot
     with pytest.raises(GuardPreviewError, match="has 8 joints, the logs' actions move 7"):
-        Moments.of(transitions, np.array([0]), spec, gripper)
+        moments_of(transitions, np.array([0]), spec, gripper)
