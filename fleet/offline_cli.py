@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from fleet.offline_eval_cli import offline_eval
 from fleet.offline_replay_cli import replay
 from fleet.offline_train_cli import train
 
@@ -12,3 +13,4 @@ offline_app = typer.Typer(
 )
 offline_app.command("replay")(replay)
 offline_app.command("train")(train)
+offline_app.command("eval")(offline_eval)

@@ -1,0 +1,85 @@
+"""Logs as one file of packed rows, mapped into memory: a minibatch reads what it draws and no more.
+
+    with TemporaryDirectory() as folder:
+        rows = RowFile.build(Path(folder) / "rows", logs)
+        rows.values[index]                       # a minibatch [B, width]
+
+Written from front to back, so that a full disk is an error here and not a signal later.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fleet.spaces import SpaceSpec
+from learner.packed_rows import PackedRows, RowLayout
+from replay_server.episode_file import EpisodeInfo
+from replay_server.logs import Logs, LogsError, Progress
+
+
+@dataclass(frozen=True, eq=False)
+class RowFile:
+    """All rows of some episodes, episode after episode.
+
+    Attributes:
+        spec: What the columns of observation and action mean.
+        layout: Columns of a row.
+        values: The rows [N, width], float32, on the disk.
+        starts: Where each episode begins [E], int64.
+        infos: Facts of each episode, E of them.
+    """
+
+    spec: SpaceSpec
+    layout: RowLayout
+    values: Tensor
+    starts: Tensor
+    infos: list[EpisodeInfo]
+
+    @classmethod
+    def build(cls, path: Path, logs: Logs, on_progress: Progress = lambda done, total: None) -> RowFile:
+        """Write the rows of logs to `path`, which must outlive the result.
+
+        Raises:
+            LogsError: There is no row, or there are several specs.
+            OSError: The disk is full, or not writable.
+        """
+        layout = RowLayout(logs.spec.observation.size, logs.spec.action.size)
+        starts, infos, rows = [], [], 0
+        with path.open("wb") as file:
+            for summary, transitions in logs.read(on_progress):
+                if not transitions.rows:
+                    continue
+                file.write(PackedRows.pack(transitions, layout).values.data)
+                starts.append(rows)
+                infos.append(summary.info)
+                rows += transitions.rows
+        if not rows:
+            raise LogsError("these logs hold no row that can be read")
+        values = np.memmap(path, np.float32, "r+", shape=(rows, layout.width))
+        return cls(logs.spec, layout, torch.from_numpy(values), torch.tensor(starts), infos)
+
+    @property
+    def rows(self) -> int:
+        """Number of transitions N."""
+        return len(self.values)
+
+    @property
+    def episodes(self) -> int:
+        """Number of episodes E."""
+        return len(self.starts)
+
+    @property
+    def slices(self) -> list[slice]:
+        """Where the rows of each episode are, E of them."""
+        starts = [*self.starts.tolist(), self.rows]
+        return [slice(start, end) for start, end in itertools.pairwise(starts)]
+
+    def episode_of(self, index: Tensor) -> Tensor:
+        """The episode of each row in `index`, any shape."""
+        return torch.searchsorted(self.starts, index, right=True) - 1
