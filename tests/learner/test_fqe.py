@@ -159,3 +159,12 @@ def test_gradients_of_all_members_are_those_of_autograd() -> None:
     torch.testing.assert_close(q, by_hand.detach())
     (expected,) = torch.autograd.grad(0.5 * (by_hand - y).square().sum(), wanted)
     torch.testing.assert_close(gradient, expected)
+
+
+def test_the_target_is_fast_enough_for_the_discount() -> None:
+    settings = FqeSettings(steps=3000)
+    assert settings.polyak_tau(0.8) == pytest.approx(0.01)
+    assert settings.polyak_tau(0.95) == pytest.approx(0.04)  # 6 / (3000 · 0.05)
+    assert settings.polyak_tau(0.99) == 0.1
+    assert settings.settlings(0.8) == pytest.approx(6.0)
+    assert settings.settlings(0.999) == pytest.approx(0.3)
