@@ -34,10 +34,11 @@ sys.path[:] = [str(ROOT), *(path for path in sys.path if path != str(ROOT / "ben
 
 from benchmarks.common.policy_ladder import Rung, climb, disturbed, record_mixed
 from benchmarks.common.table import show
+from fleet.agreement_plot import plot_agreement
 from fleet.config import FleetConfig
 from fleet.config_file import load_fleet
-from fleet.offline_eval_report import plot_agreement
-from fleet.offline_evaluation import Evaluation, Options, evaluate_offline
+from fleet.offline_eval_facts import Evaluation, PolicyFacts
+from fleet.offline_evaluation import Options, evaluate_offline
 from fleet.offline_policies import NamedPolicy
 from learner.fqe import FqeSettings
 from replay_server.logs import open_logs
@@ -54,8 +55,9 @@ def ladder(fleet: FleetConfig, seed: int) -> list[Rung]:
     return rungs + [disturbed(rungs[-1], share, seed + i) for i, share in enumerate(NOISE)]
 
 
-def row(policy: Any) -> dict[str, Any]:
+def row(policy: PolicyFacts) -> dict[str, Any]:
     """What the table says of one policy."""
+    assert policy.truth is not None
     low, high = policy.interval
     slack = 1.645 * policy.truth.standard_error
     return {
@@ -86,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=plain)
     parser.add_argument("--fleet", default=FLEET, help="its YAML")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--logged-episodes", type=int, default=50, help="of each policy that made logs")
+    parser.add_argument("--logged-episodes", type=int, default=100, help="of each policy that made logs")
     parser.add_argument("--episodes", type=int, default=400, help="simulated, of each policy")
     parser.add_argument("--members", type=int, default=20)
     parser.add_argument("--steps", type=int, default=FqeSettings.steps)

@@ -54,8 +54,7 @@ class ExecutedActions:
             on_progress: Called after each episode with the rows done and their total.
 
         Raises:
-            GuardPreviewError: The logs do not say where the arm was, or it is not this robot.
-            ValueError: A robot's limits do not fit its URDF.
+            GuardPreviewError: There is no guard of this robot, or the logs do not say where the arm was.
         """
         from robot_nodes.guard_preview import GuardPreview, Moments
 
@@ -69,10 +68,11 @@ class ExecutedActions:
             actions = act(observations)
             robot = None if fleet is None else robot_of(fleet, info.robot_id)
             if robot is not None:
-                preview = guards.setdefault(info.robot_id, GuardPreview(robot))
+                if info.robot_id not in guards:
+                    guards[info.robot_id] = GuardPreview(robot)
                 before = np.pad(episode[:, layout.action], ((2, 0), (0, 0)))
                 moments = Moments.of(observations, np.stack([before[1:], before[:-1]]), rows.spec, robot)
-                actions = preview(moments, actions)
+                actions = guards[info.robot_id](moments, actions)
             first[number], following[place] = actions[0], actions[1:]
             on_progress(place.stop, rows.rows)
         here = np.roll(following, 1, axis=0)  # where a row's next observation is the next row's own

@@ -68,10 +68,10 @@ class GuardSample:
         """Draw at most `rows` of the rows in which nobody moved the robot by hand.
 
         Raises:
-            GuardPreviewError: The logs do not say where the arm was, or these are other robots.
+            GuardPreviewError: There is no guard of a robot, or the logs do not say where the arm was.
         """
         from replay_server.episode_file import EpisodeFileError
-        from robot_nodes.guard_preview import Moments
+        from robot_nodes.guard_preview import GuardPreview, Moments
 
         found: dict[str, list[_OneRobot]] = {}
         strangers = set()
@@ -84,6 +84,8 @@ class GuardSample:
             robot = robot_of(fleet, robot_id)
             if robot is None:
                 strangers.add(robot_id)
+            if robot is not None and robot_id not in found:
+                GuardPreview(robot)  # is there one? better said now than after the long work
             if robot is None or not len(places) or summary.path in logs.damaged:
                 continue
             try:
@@ -113,9 +115,6 @@ class GuardSample:
 
         Args:
             act: The policy, observations [B, nx] to actions [B, nu]; None: what was asked for then.
-
-        Raises:
-            ValueError: A robot's limits do not fit its URDF.
         """
         from robot_nodes.guard_preview import GuardPreview
 

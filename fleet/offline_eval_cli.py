@@ -54,7 +54,8 @@ def offline_eval(
     ] = 20,
     steps: Annotated[int, typer.Option(min=1, help="Gradient steps of fitted-Q evaluation.")] = 3000,
     guard_rows: Annotated[
-        int, typer.Option(min=0, help="Logged moments at which the guard is asked; 0: none.")
+        int,
+        typer.Option(min=0, help="Logged moments shown of the guard; 0: leave the guard out of all of it."),
     ] = 5000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     plot: Annotated[
@@ -67,14 +68,15 @@ def offline_eval(
     The estimate is the discounted return from where the logged episodes began, by fitted-Q evaluation, with a
     90 % interval by bootstrap over episodes, beside what the logs themselves earned. Nothing moves.
     """
-    from fleet.offline_eval_report import plot_agreement, print_evaluation
-    from fleet.offline_evaluation import Options, choose_gamma, evaluate_offline
-    from fleet.offline_policies import find_checkpoints, find_policy
+    from fleet.agreement_plot import plot_agreement
+    from fleet.offline_eval_report import print_evaluation
+    from fleet.offline_evaluation import Options, evaluate_offline
+    from fleet.offline_policies import choose_gamma, find_checkpoints, find_policy
     from learner.fqe import FqeSettings
+    from replay_server.episode_file import EpisodeFileError
     from robot_nodes.gazebo.gazebo_error import GazeboError
     from robot_nodes.policy import PolicyError
     from robot_nodes.sim.rollout import RolloutError
-    from robot_nodes.urdf_source import UrdfError
 
     console = Console(stderr=True)
     if plot is not None and not simulate:
@@ -106,7 +108,7 @@ def offline_eval(
             tell_damaged(chosen, console, damaged)
             if plot is not None:
                 plot_agreement(evaluation, plot)
-        except (PolicyError, UrdfError, GazeboError) as error:
+        except (PolicyError, GazeboError, EpisodeFileError) as error:
             fail(str(error), EXIT_CONFIG)
         except RolloutError as error:
             fail(f"{robot or 'the simulated robot'}: {error}", 1)

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fleet.config import ConfigError, FleetConfig
+from fleet.config import FleetConfig
 from fleet.executed_actions import Array, ExecutedActions
-from fleet.guard_sample import GuardFacts, GuardSample
-from fleet.offline_policies import NamedPolicy
+from fleet.guard_sample import GuardSample
+from fleet.offline_eval_facts import Evaluation, LogFacts, PolicyFacts
+from fleet.offline_policies import NamedPolicy, check_fits
 
 if TYPE_CHECKING:
-    from learner.action_distance import ActionDistance
-    from learner.agreement import Agreement
     from learner.fqe import FqeEstimate, FqeSettings
     from learner.logged_returns import LoggedReturns
     from learner.row_file import RowFile
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from replay_server.logs import Logs
     from robot_nodes.sim.true_return import TrueReturn
 
-Interval = tuple[float, float]
 Stage = Callable[[str], Callable[[int, int], None]]
 """Begins a stage of the work under a name; what it returns is called with what is done and the total."""
 
@@ -53,129 +51,6 @@ class Options:
     guard_rows: int = 5000
     simulate: int = 0
     robot_id: str = ""
-
-
-@dataclass(frozen=True)
-class LogFacts:
-    """The logs themselves.
-
-    Attributes:
-        episodes: How many.
-        rows: Their transitions.
-        finished: Episodes that ran to their end: the returns are of these.
-        gamma: Discount per step.
-        mean_return: Mean discounted return.
-        interval: 90 %, by bootstrap over episodes.
-        best_fifth: Mean of the best fifth of them.
-        evaluations: Mean of the noise-free ones; NaN without any.
-        tail: Weight γ^T of what came after their time limits, which the returns leave out.
-        clipped: Share of the sampled actions that the guard changed, as logged; None: nothing was sampled.
-        guard: What it makes of the actions asked for then, computed anew.
-        guard_missing: Why there is nothing about the guard.
-    """
-
-    episodes: int
-    rows: int
-    finished: int
-    gamma: float
-    mean_return: float
-    interval: Interval
-    best_fifth: float
-    evaluations: float
-    tail: float
-    clipped: float | None
-    guard: GuardFacts | None
-    guard_missing: str
-
-
-@dataclass(frozen=True)
-class PolicyFacts:
-    """One policy.
-
-    Attributes:
-        name: As it was named.
-        version: Within its run.
-        estimate: Discounted return by fitted-Q evaluation.
-        interval: 90 % of it.
-        above_logs: By how much it is above the logs' own mean return.
-        above_logs_interval: 90 %, member by member.
-        above_first: By how much it is above the first policy's estimate; None for that one.
-        above_first_interval: 90 %, member by member.
-        distance: From the logged actions.
-        td_error: Of its critic.
-        td_missing: Why there is none.
-        guard: What the guard would make of its actions.
-        truth: In simulation.
-    """
-
-    name: str
-    version: int
-    estimate: float
-    interval: Interval
-    above_logs: float
-    above_logs_interval: Interval
-    above_first: float | None
-    above_first_interval: Interval | None
-    distance: ActionDistance
-    td_error: TdError | None
-    td_missing: str
-    guard: GuardFacts | None
-    truth: TrueReturn | None
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """All of it; `agreement` of estimates and truths with at least three policies and a simulator."""
-
-    logs: LogFacts
-    policies: list[PolicyFacts]
-    agreement: Agreement | None
-
-
-def choose_gamma(gamma: float | None, policies: Sequence[NamedPolicy], fleet: FleetConfig | None) -> float:
-    """The discount asked for, or that of the first policy's run, or that of the logs' config.
-
-    Raises:
-        ConfigError: None of them has one, or it is 1.
-    """
-    run = policies[0].run
-    if gamma is None:
-        if run is not None:
-            gamma = run.load().learner.gamma
-        elif fleet is not None:
-            gamma = fleet.learner.gamma
-        else:
-            raise ConfigError("no config.yaml beside the policy or the logs has a discount: give --gamma")
-    if not 0.0 <= gamma < 1.0:
-        raise ConfigError(
-            f"gamma is {gamma:g}: fitted-Q evaluation needs it below 1, as time limits bootstrap for ever; "
-            "give --gamma"
-        )
-    return gamma
-
-
-def check_fits(policy: NamedPolicy, logs: Logs) -> None:
-    """Make sure that a policy acts in the spaces of the logs.
-
-    Raises:
-        ConfigError: It does not; the text says where they differ, if that is known.
-        PolicyError: It is damaged.
-    """
-    import json
-
-    from fleet.spaces import SpaceError, SpaceSpec
-    from robot_nodes.policy import check
-
-    if policy.message.spec_hash != logs.spec.hash:
-        difference = "another task or another kind of robot"
-        try:
-            if policy.run is not None:
-                own = SpaceSpec.from_json(json.loads((policy.run.path / "spec.json").read_text()))
-                difference = f"{own.difference(logs.spec) or difference} (here: the policy's)"
-        except (OSError, ValueError, SpaceError):
-            pass  # without its spec the two are still not the same
-        raise ConfigError(f"{policy.name}: acts in other spaces than these logs: {difference}")
-    check(policy.message, logs.spec)
 
 
 def evaluate_offline(
@@ -259,7 +134,8 @@ class _Evaluator:
         agreement = None
         if len(truths) >= 3:
             agreement = Agreement.of([fact.estimate for fact in facts], truths)
-        return Evaluation(self._log_facts(first), facts, agreement)
+        settlings = self.options.settings.settlings(self.options.gamma)
+        return Evaluation(self._log_facts(first), facts, agreement, settlings)
 
     def _estimate(self, policy: NamedPolicy, executed: ExecutedActions) -> FqeEstimate:
         import torch
@@ -317,11 +193,11 @@ class _Evaluator:
         from learner.td_error import measure_td_error
 
         if policy.checkpoint is None:
-            return None, "not available: a .pnaf file has no critic; name its run folder or a checkpoint"
+            return None, "not available, a .pnaf file has no critic; name its run folder or a checkpoint"
         try:
             critic = Critic(policy.checkpoint, self.rows.spec)
         except CriticError as error:
-            return None, f"not available: {error}"
+            return None, f"not available, {error}"
         generator = torch.Generator().manual_seed(self.options.seed)
         progress = self.stage(f"{policy.name}: TD error")
         return measure_td_error(critic, self.rows, 200, generator, progress), ""

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fleet.config import ConfigError
+from fleet.config import ConfigError, FleetConfig
 from fleet.messages import PolicyMessage
 from fleet.run_folder import POLICY_FILE, RunFolder
+from fleet.spaces import SpaceError, SpaceSpec
+
+if TYPE_CHECKING:
+    from replay_server.logs import Logs
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,7 +22,7 @@ class NamedPolicy:
     """One policy and where it comes from.
 
     Attributes:
-        name: For people: as given, or the checkpoint's folder within its run.
+        name: For people: as given, or which checkpoint of which run.
         message: The policy.
         checkpoint: The sealed folder with its critic, if there is one.
         run: The run folder it is of, if that is known.
@@ -68,9 +75,57 @@ def find_checkpoints(path: Path) -> list[NamedPolicy]:
     if not folders:
         raise ConfigError(f"{run.checkpoints}: no checkpoints are there")
     return [
-        NamedPolicy(f"{path}/…/{folder.name}", read_policy(folder / POLICY_FILE), folder, run)
+        NamedPolicy(
+            f"{path.name} after {int(folder.name.partition('-')[0])} updates",
+            read_policy(folder / POLICY_FILE),
+            folder,
+            run,
+        )
         for folder in folders
     ]
+
+
+def choose_gamma(gamma: float | None, policies: Sequence[NamedPolicy], fleet: FleetConfig | None) -> float:
+    """The discount asked for, or that of the first policy's run, or that of the logs' config.
+
+    Raises:
+        ConfigError: None of them has one, or it is 1.
+    """
+    run = policies[0].run
+    if gamma is None:
+        if run is not None:
+            gamma = run.load().learner.gamma
+        elif fleet is not None:
+            gamma = fleet.learner.gamma
+        else:
+            raise ConfigError("no config.yaml beside the policy or the logs has a discount: give --gamma")
+    if not 0.0 <= gamma < 1.0:
+        raise ConfigError(
+            f"gamma is {gamma:g}: fitted-Q evaluation needs it below 1, as time limits bootstrap for ever; "
+            "give --gamma"
+        )
+    return gamma
+
+
+def check_fits(policy: NamedPolicy, logs: Logs) -> None:
+    """Make sure that a policy acts in the spaces of the logs.
+
+    Raises:
+        ConfigError: It does not; the text says where they differ, if that is known.
+        PolicyError: It is damaged.
+    """
+    from robot_nodes.policy import check
+
+    if policy.message.spec_hash != logs.spec.hash:
+        difference = "another task or another kind of robot"
+        try:
+            if policy.run is not None:
+                own = SpaceSpec.from_json(json.loads((policy.run.path / "spec.json").read_text()))
+                difference = f"{own.difference(logs.spec) or difference} (here: the policy's)"
+        except (OSError, ValueError, SpaceError):
+            pass  # without its spec the two are still not the same
+        raise ConfigError(f"{policy.name}: acts in other spaces than these logs: {difference}")
+    check(policy.message, logs.spec)
 
 
 def _checkpoints(run: RunFolder) -> list[Path]:

@@ -61,6 +61,10 @@ class FqeSettings:
         """
         return min(max(0.01, _SETTLINGS / (self.steps * (1.0 - gamma))), 0.1)
 
+    def settlings(self, gamma: float) -> float:
+        """How many times over a value can settle in all steps."""
+        return self.polyak_tau(gamma) * self.steps * (1.0 - gamma)
+
 
 @dataclass(frozen=True, eq=False)
 class FqeEstimate:

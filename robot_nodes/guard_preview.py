@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fleet.robot_config import RobotConfig
+from fleet.robot_config import RobotConfig, UrdfTopic
 from fleet.spaces import JOINT_COMMAND, SpaceSpec
 from robot_nodes.clearance import GuardGeometry
 from robot_nodes.guard import GuardLimits, guard
@@ -26,7 +26,7 @@ Array = npt.NDArray[np.float64]
 
 
 class GuardPreviewError(ValueError):
-    """The logs do not say where the arm was, or it is not this robot; the text says what is missing."""
+    """There is no guard to ask, or the logs do not say where the arm was; the text says what is missing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,11 +97,18 @@ class GuardPreview:
         """Take the robot's limits.
 
         Raises:
-            ValueError: They do not fit its URDF; the text says how.
-            UrdfError: There is no usable URDF.
+            GuardPreviewError: It has no URDF file, or they do not fit it.
         """
-        kinematics = Kinematics(load_urdf(robot.urdf), robot.joints, robot.tool_link)
-        self._geometry = GuardGeometry(robot, kinematics)
+        if isinstance(robot.urdf, UrdfTopic):
+            raise GuardPreviewError(
+                f"robot {robot.name!r} gets its URDF from the topic {robot.urdf.topic}, which nobody "
+                "publishes here: name a file instead, in a config for --fleet"
+            )
+        try:
+            kinematics = Kinematics(load_urdf(robot.urdf), robot.joints, robot.tool_link)
+            self._geometry = GuardGeometry(robot, kinematics)
+        except ValueError as error:
+            raise GuardPreviewError(str(error)) from error
         self._limits = GuardLimits.from_config(robot.limits)
         self._dt = 1.0 / robot.control_rate_hz
         self._speed: Array = np.array(robot.limits.max_joint_velocity_rad_s)

@@ -31,11 +31,11 @@ def values(rows, starts, act, gamma, settings=QUICK, seed=0, **more):
 
 
 def linear_system(episodes: int, steps: int, seed: int = 0):
-    """x' = 0.5 x + u, r = x; x0 and u at random; episodes are cut, not ended."""
+    """x' = 0.5 x + u, r = x; x0 in [0.5, 1] and u in [-1, 1] at random; episodes are cut, not ended."""
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for _ in range(episodes):
-        x = torch.rand((), generator=generator) * 2 - 1
+        x = 0.5 + 0.5 * torch.rand((), generator=generator)
         for _ in range(steps):
             u = torch.rand((), generator=generator) * 2 - 1
             following = 0.5 * x + u
@@ -45,13 +45,13 @@ def linear_system(episodes: int, steps: int, seed: int = 0):
 
 
 def test_a_linear_system_with_a_linear_policy() -> None:
-    # Under u = −0.25 x: x' = 0.25 x, so V(x) = x / (1 − 0.25 γ); under u = 0.5: x' = 0.5 x + 0.5, so
+    # Under u = −x: x' = −0.5 x, so V(x) = x / (1 + 0.5 γ); under u = 0.5: x' = 0.5 x + 0.5, so
     # V(x) = a x + b with a = 1 / (1 − 0.5 γ), b = γ (0.5 a + b)
     rows, starts = linear_system(40, 25)
     x0 = rows[starts, 0]
     gamma = 0.8
-    braking = values(rows, starts, lambda x: -0.25 * x, gamma)
-    assert braking.value == pytest.approx(float(x0.mean()) / (1 - 0.25 * gamma), abs=0.05)
+    braking = values(rows, starts, lambda x: -x, gamma)
+    assert braking.value == pytest.approx(float(x0.mean()) / (1 + 0.5 * gamma), abs=0.05)
     pushing = values(rows, starts, lambda x: torch.full((len(x), 1), 0.5), gamma)
     a = 1 / (1 - 0.5 * gamma)
     b = gamma * 0.5 * a / (1 - gamma)
@@ -159,3 +159,12 @@ def test_gradients_of_all_members_are_those_of_autograd() -> None:
     torch.testing.assert_close(q, by_hand.detach())
     (expected,) = torch.autograd.grad(0.5 * (by_hand - y).square().sum(), wanted)
     torch.testing.assert_close(gradient, expected)
+
+
+def test_the_target_is_fast_enough_for_the_discount() -> None:
+    settings = FqeSettings(steps=3000)
+    assert settings.polyak_tau(0.8) == pytest.approx(0.01)
+    assert settings.polyak_tau(0.95) == pytest.approx(0.04)  # 6 / (3000 · 0.05)
+    assert settings.polyak_tau(0.99) == 0.1
+    assert settings.settlings(0.8) == pytest.approx(6.0)
+    assert settings.settlings(0.999) == pytest.approx(0.3)

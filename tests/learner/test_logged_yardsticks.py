@@ -100,6 +100,8 @@ def test_logged_returns_by_hand(rows: RowFile) -> None:
     weights = torch.tensor([[1.0, 1.0], [2.0, 0.0]])
     assert returns.mean(weights).tolist() == [2.375, 2.0]
     assert returns.best_fifth() == 2.75
+    cut = LoggedReturns(torch.tensor([2.0, 4.0, torch.nan]), 0.0)  # the last did not run to its end
+    assert cut.mean(torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 2.0]])).tolist() == [3.0, 2.0]
 
 
 def test_episodes_that_did_not_run_to_their_end_have_no_return(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from benchmarks.common.fleet_logs import record
 from fleet.config import FleetConfig
 from fleet.config_file import load_fleet
 from fleet.messages import PolicyMessage, Transitions, policy_checksum
-from fleet.robot_config import RobotConfig
+from fleet.robot_config import RobotConfig, UrdfTopic
 from fleet.spaces import SpaceSpec
 from replay_server.logs import Logs, open_logs
 from robot_nodes.guard_preview import GuardPreview, GuardPreviewError, Moments
@@ -109,3 +109,11 @@ def test_logs_that_do_not_say_where_the_arm_was(fleet: FleetConfig, logs: Logs) 
     gripper = load_fleet(Path("hardware_configs/fleets/pick2.yaml")).robots[0].robot
     with pytest.raises(GuardPreviewError, match="has 8 joints, the logs' actions move 7"):
         moments_of(transitions, np.array([0]), spec, gripper)
+
+
+def test_a_robot_whose_urdf_only_its_driver_has(fleet: FleetConfig) -> None:
+    robot = fleet.entry("robot1").robot
+    with pytest.raises(GuardPreviewError, match="from the topic robot_description"):
+        GuardPreview(robot.model_copy(update={"urdf": UrdfTopic(topic="robot_description")}))
+    with pytest.raises(GuardPreviewError, match="cannot be read"):
+        GuardPreview(robot.model_copy(update={"urdf": Path("none.urdf")}))
