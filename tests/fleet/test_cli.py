@@ -106,9 +106,10 @@ HELPS = {
     "fleet estop": ["latched", "reset_estop", "--robot"],
     "eval": ["policy", "--episodes", "--film", "--json"],
     "logs": ["episodes", "ls", "show", "verify"],
-    "logs ls": ["episodes", "--json"],
-    "logs show": ["HDF5", "column", "--json"],
-    "logs verify": ["missing", "doubled", "damaged", "--json"],
+    "logs ls": ["LOGS", "summary", "--where", "--limit", "--all", "--sort", "--json"],
+    "logs plot": ["returns", "LOGS", "--out", "REPORT.html", "--where", "--episode"],
+    "logs show": ["HDF5", "column", "--plot", "--json"],
+    "logs verify": ["folders", "missing", "doubled", "damaged", "--json"],
     "bench": ["faults"],
     "bench faults": ["lost", "--seed", "--robots", "--duration", "--faults", "--json", "--keep"],
     "train-gym": ["Gymnasium", "--steps", "--seed", "--every", "--algorithm", "--set", "--out", "--json"],
@@ -324,7 +325,7 @@ def test_logs_show_of_what_is_no_episode(tmp_path: Path) -> None:
 def test_logs_ls_of_an_empty_run_and_of_none(run: RunFolder) -> None:
     assert json.loads(pnaf("logs", "ls", str(run.path), "--json").out) == []
     answer = pnaf("logs", "ls", str(run.path / "nowhere"))
-    assert answer.status == 2 and "no such run folder" in answer.errors
+    assert answer.status == 2 and "no such file or folder" in answer.errors
 
 
 def test_doctor_json_says_what_to_do(free_endpoint: str) -> None:
