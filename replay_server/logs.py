@@ -19,7 +19,7 @@ from fleet.messages import Transitions
 from fleet.run_folder import RunFolder
 from fleet.spaces import SpaceSpec
 from replay_server.episode_catalog import EpisodeCatalog, EpisodeRows
-from replay_server.episode_file import Episode, EpisodeFileError, read_episode, read_spec
+from replay_server.episode_file import Episode, EpisodeFileError, EpisodeInfo, read_episode, read_spec
 from replay_server.episode_store import EpisodeSummary, episode_paths
 from replay_server.selection import ALL, Selection
 
@@ -185,10 +185,11 @@ def open_logs(
         catalog = EpisodeCatalog(folder)
         logs.folders.append(folder)
         logs._catalogs[folder] = catalog
-        catalog.learn(found, lambda error: None, on_progress)
+        found = list(dict.fromkeys(found))
+        infos = catalog.learn(found, lambda error: None, on_progress)
         task = _task_of(folder)
-        for path in dict.fromkeys(found):
-            _add(logs, path, catalog, task, selection)
+        for path, info in zip(found, infos, strict=True):
+            _add(logs, path, info, task, selection)
     logs.episodes.sort(key=lambda summary: (summary.info.received_ns, summary.info.first_cursor))
     return logs
 
@@ -211,9 +212,8 @@ def run_folders(path: Path) -> list[Path]:
     return found
 
 
-def _add(logs: Logs, path: Path, catalog: EpisodeCatalog | None, task: str, selection: Selection) -> None:
+def _add(logs: Logs, path: Path, info: EpisodeInfo | None, task: str, selection: Selection) -> None:
     try:
-        info = catalog.info(path) if catalog is not None else None
         info = info or read_episode(path).info
     except EpisodeFileError as error:
         logs.damaged[path] = _reason(error, path)
