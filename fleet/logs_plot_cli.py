@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from replay_server.logs import Logs
 
 _PAGE = (".html", ".htm")
+_SHOWN = 4
 
 
 def logs_plot(
@@ -61,11 +62,12 @@ def logs_plot(
         opened = open_chosen(logs, where, console)
         known = len(opened.damaged)
         examples = [_episode(path, console) for path in episode or ()]
+        title = f"Logs of {', '.join(map(str, logs[:_SHOWN]))}{', …' if len(logs) > _SHOWN else ''}"
         try:
             if out.suffix == ".png":
                 files = _draw_one(opened, out)
             else:
-                files = _draw_all(opened, examples, out, _command(logs, where, episode, out), console)
+                files = _draw_all(opened, examples, out, title, _command(logs, where, episode, out), console)
         except OSError as error:
             fail(f"{out} cannot be written: {error}", 1)
         except ImportError as error:
@@ -102,7 +104,7 @@ def _draw_one(logs: Logs, out: Path) -> list[Path]:
 
 
 def _draw_all(
-    logs: Logs, chosen: Sequence[EpisodeSummary], out: Path, command: str, console: Console
+    logs: Logs, chosen: Sequence[EpisodeSummary], out: Path, title: str, command: str, console: Console
 ) -> list[Path]:
     """Write the page, or the pictures; returns the files."""
     from replay_server.episode_file import write_atomically
@@ -126,7 +128,7 @@ def _draw_all(
                 write_atomically(files[-1], partial(_write, content=drawing.png()))
             return files
         facts = ReportFacts(
-            title=f"Logs of {', '.join(str(folder) for folder in logs.folders[:3])}",
+            title=title,
             summary=summarise(episode.info for episode in statistics.episodes),
             statistics=statistics,
             robots=by_robot,

@@ -36,13 +36,18 @@ class EpisodeCurves:
 
     def over_transitions(self, axis: Any) -> npt.NDArray[Any]:
         """Label the horizontal axis; returns its values [E]."""
-        axis.set_xlabel("transitions of all robots")
-        axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        most = self.transitions[-1]
+        unit, name = (1000, "thousand transitions") if most >= 10_000 else (1, "transitions")
+        axis.set_xlabel(f"{name} of all robots")
+        axis.set_xlim(0, 1.02 * most)
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value / unit:,g}")
         return self.transitions
 
     def over_time(self, axis: Any) -> npt.NDArray[Any]:
         """Label the horizontal axis; returns its values [E]."""
         axis.set_xlabel("time of arrival, local")
+        margin = max((self.times[-1] - self.times[0]) / 50, np.timedelta64(30, "s"))
+        axis.set_xlim(self.times[0] - margin, self.times[-1] + margin)
         locator: Any = dates.AutoDateLocator()  # type: ignore[no-untyped-call]
         axis.xaxis.set_major_locator(locator)
         axis.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
@@ -90,8 +95,9 @@ class EpisodeCurves:
         for run in dict.fromkeys(runs):
             of_run = chosen[runs == run]
             mean = rolling_mean(values[of_run], self.window)
+            first = min(self.window, len(of_run)) // 4  # a mean of fewer jumps about
             marker = "o" if len(of_run) < 3 else ""
-            axis.plot(*_with_gaps(x[of_run], mean), marker=marker, markersize=4, **look)
+            axis.plot(*_with_gaps(x[of_run][first:], mean[first:]), marker=marker, markersize=4, **look)
             look["label"] = "_"
 
 

@@ -100,9 +100,8 @@ def _actions(statistics: LogStatistics) -> Iterator[str]:
     if often := list(names[statistics.asked.saturation >= _OFTEN]):
         yield f"{_names(often)}: asked for at ±1 in half of all steps or more."
     change = statistics.changed / max(1, statistics.asked.rows)
-    for name, mean in zip(names, change, strict=True):
-        if mean >= _CHANGED:
-            yield f"{name}: the guard changed it by {mean:.2f} on average, where 1 is the limit of an action."
+    if pushed := [f"{names[i]} ({change[i]:.2f})" for i in np.flatnonzero(change >= _CHANGED)]:
+        yield f"{_names(pushed)}: so much the guard changed these actions on average, where 1 is their limit."
 
 
 def _still(statistics: LogStatistics, robot: str) -> list[str]:

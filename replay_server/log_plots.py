@@ -44,7 +44,9 @@ _VERSION_RANGES = 12
 
 
 def draw_statistics(statistics: LogStatistics, robots: Sequence[RobotNumbers]) -> Iterator[Drawing]:
-    """All pictures that there is something to see in."""
+    """All pictures that there is something to see in; none of these of a single episode."""
+    if len(statistics.episodes) < 2:
+        return
     curves = EpisodeCurves(statistics.episodes)
     shown = robots[:MOST_BARS]
     yield returns(curves)
@@ -181,6 +183,7 @@ def staleness(curves: EpisodeCurves, statistics: LogStatistics) -> Drawing:
         axes["rows"].plot(versions, share, ".-", color=colours[robot], linewidth=1.5)
     axes["rows"].set(xlabel="at least so many versions behind", ylabel="rows (%)")
     axes["rows"].set_ylim(bottom=0)
+    axes["rows"].set_xlim(0.5, max(5, most + 1) + 0.5)
     axes["rows"].xaxis.get_major_locator().set_params(integer=True)
     curves.draw_robots(axes["held"], curves.over_transitions(axes["held"]), lambda e: e.held_s, dots=False)
     axes["held"].set_ylabel("acted with one version\nfor up to (s)")

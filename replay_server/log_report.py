@@ -10,11 +10,12 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 
-from replay_server.log_statistics import LogStatistics, RobotNumbers
-from replay_server.log_summary import LogSummary
+from replay_server.log_statistics import LogStatistics, RobotNumbers, in_order
+from replay_server.log_summary import LogSummary, success_rate
 from replay_server.plot_style import Drawing
 
 _SHOWN_FILES = 200
+_NEWEST = 20
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,13 @@ def report_html(facts: ReportFacts, drawings: Iterable[Drawing]) -> str:
     return "\n".join([*parts, "</main></body></html>\n"])
 
 
-def local_time(received_ns: int) -> str:
-    """A wall time (ns) as people write it, local."""
-    return datetime.fromtimestamp(received_ns / 1e9).strftime("%Y-%m-%d %H:%M")
+def period(first_ns: int, last_ns: int) -> str:
+    """From one wall time (ns) to another as people write it, local."""
+    first, last = (datetime.fromtimestamp(ns / 1e9) for ns in (first_ns, last_ns))
+    if f"{first:%x %H:%M}" == f"{last:%x %H:%M}":
+        return f"{first:%Y-%m-%d %H:%M}"
+    end = "%H:%M" if first.date() == last.date() else "%Y-%m-%d %H:%M"
+    return f"{first:%Y-%m-%d %H:%M} – {last:{end}}"
 
 
 def duration(seconds: float) -> str:
@@ -81,6 +86,7 @@ def duration(seconds: float) -> str:
 def _tiles(facts: ReportFacts) -> str:
     summary = facts.summary
     intervened = sum(robot.intervened * robot.rows for robot in facts.robots) / max(1, summary.rows)
+    evaluations = [e.info for e in in_order(facts.statistics.episodes) if e.info.evaluation]
     returns = [episode.total for episode in facts.statistics.episodes]
     tiles = {
         "episodes": f"{summary.episodes:,}",
@@ -89,11 +95,12 @@ def _tiles(facts: ReportFacts) -> str:
         "robots": f"{len(summary.robots):,}",
         "tasks": ", ".join(summary.tasks) or "not known",
         "runs": f"{len(summary.runs):,}",
-        "first and last arrived": f"{local_time(summary.first_ns)} – {local_time(summary.last_ns)}",
+        "arrived": period(summary.first_ns, summary.last_ns),
         "success, training": str(summary.training),
         "success, evaluation": str(summary.evaluation),
+        f"newest {_NEWEST} of them": str(success_rate(evaluations[-_NEWEST:], evaluation=True)),
         "best return": f"{max(returns):.4g}",
-        "policy versions": "{} – {}".format(*summary.policies) if summary.policies else "none",
+        "policy versions": " – ".join(map(str, dict.fromkeys(summary.policies or ()))),
         "steps with a person": _share(intervened) or "none",
         "files left out": f"{len(facts.damaged):,}",
     }
@@ -104,32 +111,27 @@ def _tiles(facts: ReportFacts) -> str:
 
 
 def _robot_table(robots: Sequence[RobotNumbers]) -> str:
-    heads = (
-        "robot", "starts", "episodes", "transitions", "success, training", "success, evaluation",
-        "mean return, training", "faults", "steps with a person", "changed by the guard", "actions at ±1",
-        "versions behind, mean", "versions behind, 99 %", "longest with one version",
-    )  # fmt: skip
-    rows = [
-        (
-            robot.robot_id,
-            f"{robot.boots:,}",
-            f"{robot.episodes:,}",
-            f"{robot.rows:,}",
-            str(robot.training),
-            str(robot.evaluation),
-            _number(robot.mean_return),
-            f"{robot.ends.get('fault', 0) or ''}",
-            _share(robot.intervened),
-            _share(robot.clipped),
-            _share(robot.saturated),
-            _number(robot.behind),
-            _number(robot.behind_99),
-            "" if math.isnan(robot.held_s) else f"{robot.held_s:.3g} s",
-        )
-        for robot in robots
-    ]
-    head = "".join(f"<th>{escape(text)}</th>" for text in heads)
-    body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in rows)
+    """One line each; columns that are empty for all are left out."""
+    columns = {
+        "robot": [robot.robot_id for robot in robots],
+        "starts": [f"{robot.boots:,}" for robot in robots],
+        "episodes": [f"{robot.episodes:,}" for robot in robots],
+        "transitions": [f"{robot.rows:,}" for robot in robots],
+        "success, training": [str(robot.training) for robot in robots],
+        "success, evaluation": [str(robot.evaluation) for robot in robots],
+        "mean return, training": [_number(robot.mean_return) for robot in robots],
+        "faults": [f"{robot.ends.get('fault', 0) or ''}" for robot in robots],
+        "steps with a person": [_share(robot.intervened) for robot in robots],
+        "changed by the guard": [_share(robot.clipped) for robot in robots],
+        "actions at ±1": [_share(robot.saturated) for robot in robots],
+        "versions behind, mean": [_number(robot.behind) for robot in robots],
+        "versions behind, 99 %": [_number(robot.behind_99) for robot in robots],
+        "longest with one version (s)": [_number(robot.held_s) for robot in robots],
+    }
+    shown = {head: cells for head, cells in columns.items() if any(cells)}
+    head = "".join(f"<th>{escape(text)}</th>" for text in shown)
+    rows = zip(*shown.values(), strict=True)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -164,12 +166,12 @@ _HEAD = """<!DOCTYPE html>
 @media (prefers-color-scheme: dark) {{
   :root {{ --text: #e4e4e4; --quiet: #a5a5a5; --line: #444; --page: #1b1c1e; --tile: #28292c; }} }}
 body {{ margin: 0; background: var(--page); color: var(--text); font: 16px/1.5 system-ui, sans-serif; }}
-main {{ max-width: 62rem; margin: 0 auto; padding: 1rem; }}
+main {{ max-width: 66rem; margin: 0 auto; padding: 1rem; }}
 h1 {{ font-size: 1.5rem; overflow-wrap: anywhere; }}
 h2 {{ font-size: 1.15rem; margin: 2rem 0 .5rem; }}
 p, li {{ max-width: 46rem; overflow-wrap: anywhere; }}
 section > p {{ color: var(--quiet); font-size: .9rem; margin-top: .4rem; }}
-dl {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .5rem; }}
+dl {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: .5rem; }}
 dl div {{ background: var(--tile); border-radius: .4rem; padding: .5rem .75rem; }}
 dt {{ color: var(--quiet); font-size: .8rem; }}
 dd {{ margin: 0; font-size: 1.05rem; font-weight: 600; overflow-wrap: anywhere; }}
@@ -179,8 +181,9 @@ img {{ display: block; width: 100%; min-width: 38rem; }}
 table {{ border-collapse: collapse; font-size: .85rem; }}
 th, td {{ border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: right;
   vertical-align: bottom; }}
+td {{ white-space: nowrap; }}
 th:first-child, td:first-child, .made td {{ text-align: left; }}
-.made td {{ overflow-wrap: anywhere; }}
+.made td {{ white-space: normal; overflow-wrap: anywhere; }}
 @media print {{ section {{ break-inside: avoid; }} img {{ min-width: 0; }} .wide {{ overflow: visible; }}
   table {{ font-size: .6rem; }} th, td {{ padding: .15rem .3rem; }} }}
 </style></head><body><main>"""

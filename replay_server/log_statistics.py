@@ -240,9 +240,9 @@ def _robot(robot_id: str, episodes: Sequence[EpisodeNumbers], behind: Counter[in
 
 
 def guard_counts(info: EpisodeInfo) -> dict[str, int]:
-    """Commands of an episode that each limit of the guard changed."""
+    """Commands of an episode that each limit of the guard changed; of a cut one at most its rows."""
     return {
-        key.removeprefix(GUARD): int(value)
+        key.removeprefix(GUARD): min(int(value), info.rows)
         for key, value in info.metrics.items()
         if key.startswith(GUARD) and not key.endswith("_max_rad_s")
     }
@@ -261,9 +261,9 @@ def quantile(counts: Counter[int], share: float) -> float:
 def rolling_mean(values: Floats, window: int) -> Floats:
     """Mean of each value and the up to `window` - 1 before it [N]; NaN is left out."""
     known = ~np.isnan(values)
-    sums = np.cumsum(np.where(known, values, 0.0))
-    counts = np.cumsum(known)
-    before = np.arange(len(values)) - window
-    sums = sums - np.where(before >= 0, sums[before], 0.0)
-    counts = counts - np.where(before >= 0, counts[before], 0)
-    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(known)])
+    after = np.arange(1, len(values) + 1)
+    first = np.maximum(after - window, 0)
+    found = counts[after] - counts[first]
+    return np.where(found > 0, (sums[after] - sums[first]) / np.maximum(found, 1), np.nan)
