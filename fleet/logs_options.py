@@ -45,7 +45,7 @@ def open_chosen(paths: list[Path], where: list[str] | None, console: Console) ->
     from replay_server.selection import Selection
 
     selection = Selection.parse(where or ())
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading files that no catalog knows yet", total=None)
         logs = open_logs(
             paths, selection, lambda done, total: progress.update(task, completed=done, total=total)

@@ -114,7 +114,7 @@ def _draw_all(
     from replay_server.log_statistics import robots
     from replay_server.log_summary import summarise
 
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading episodes", total=len(logs.episodes))
         statistics = read_statistics(logs, lambda done, _: progress.update(task, completed=done))
         progress.update(task, description="drawing", total=None)

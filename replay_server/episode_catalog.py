@@ -31,9 +31,10 @@ from replay_server.episode_file import (
     Episode,
     EpisodeFileError,
     EpisodeInfo,
+    Layout,
     checksum,
     read_episode,
-    read_info,
+    read_facts,
     read_layout,
     write_episode,
 )
@@ -149,7 +150,7 @@ def seal_episode(run_dir: Path, episode: Episode) -> Path:
     """
     path = write_episode(run_dir, episode)
     try:
-        payload = _payload(path, _facts(path, episode.info))
+        payload = _payload(path, _facts(path, episode.info, read_layout(path)))
         with _catalog_path(run_dir).open("ab") as file:
             file.write(b"".join(pack_record(payload)))
     except (OSError, EpisodeFileError) as error:
@@ -192,8 +193,8 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _facts(path: Path, info: EpisodeInfo) -> dict[str, Any]:
-    return {"stat": _stat(path), "info": asdict(info), **asdict(read_layout(path))}
+def _facts(path: Path, info: EpisodeInfo, layout: Layout) -> dict[str, Any]:
+    return {"stat": _stat(path), "info": asdict(info), "extents": layout.extents, "crc32": layout.crc32}
 
 
 def _read_facts(paths: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any] | str]]:
@@ -208,7 +209,7 @@ def _read_facts(paths: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any] | 
 
 def _read_file(path: Path) -> dict[str, Any] | str:
     try:
-        return _facts(path, read_info(path))
+        return _facts(path, *read_facts(path))
     except EpisodeFileError as error:
         return str(error)
 

@@ -208,8 +208,19 @@ def read_layout(path: Path) -> Layout:
     return _read(path, _layout)
 
 
+def read_facts(path: Path) -> tuple[EpisodeInfo, Layout]:
+    """`read_info` and `read_layout` in one.
+
+    Raises:
+        EpisodeFileError: The file is truncated or not an episode.
+    """
+    return _read(path, lambda file: (_info(file), _layout(file)))
+
+
 def _layout(file: h5py.File) -> Layout:
-    places = {name: file[name].id for name in DATASETS}
+    places = {
+        name: h5py.h5d.open(file.id, name.encode()) for name in DATASETS
+    }  # a third of file[name]'s time
     extents = {name: (int(d.get_offset() or 0), int(d.get_storage_size())) for name, d in places.items()}
     return Layout(extents=extents, crc32=int(file.attrs["crc32"]))
 

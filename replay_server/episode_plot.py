@@ -50,7 +50,11 @@ def draw_episode(episode: Episode, name: str, title: str) -> Drawing:
         actions = [f"{joint} action" for joint in joints]
         mosaic = [_padded(actions[i : i + 3]) for i in range(0, len(actions), 3)]
     mosaic += [_padded(others[i : i + 3]) for i in range(0, len(others), 3)]
-    figure, axes = new_figure(1.0 + 1.25 * len(mosaic), mosaic, sharex=True, empty_sentinel=".")
+    height = 1.0 + 1.25 * len(mosaic)
+    # By hand: so many axes take a second to be laid out by themselves.
+    figure, axes = new_figure(height, mosaic, layout=None, sharex=True, empty_sentinel=".")
+    top, bottom = 1 - 0.55 / height, 0.55 / height
+    figure.subplots_adjust(left=0.065, right=0.985, top=top, bottom=bottom, hspace=0.42, wspace=0.24)
 
     start = (rows.stamp_ns - rows.stamp_ns[0]) / 1e9
     step = float(np.median(np.diff(start))) if len(start) > 1 else 1.0
@@ -87,14 +91,12 @@ def draw_episode(episode: Episode, name: str, title: str) -> Drawing:
         axis.tick_params(labelsize=7.5)
         axis.margins(x=0.01)
         _shade(axis, ends, rows.intervened, PINK, 0.35, "a person moved it")
-    figure.supxlabel("time from the episode's first row (s)", fontsize=10)
+    figure.supxlabel("time from the episode's first row (s)", fontsize=10, y=0.1 / height)
     handles: dict[str, Any] = {}
     for axis in (axes[f"{joints[0]} action"], next(iter(axes.values()))):
         found, labels = axis.get_legend_handles_labels()
         handles |= dict(zip(labels, found, strict=True))
-    figure.legend(
-        handles.values(), handles.keys(), loc="outside upper left", ncols=5, fontsize=8.5, frameon=False
-    )
+    figure.legend(handles.values(), handles.keys(), loc="upper left", ncols=5, fontsize=8.5, frameon=False)
     return Drawing(name, title, _caption(episode), figure)
 
 
@@ -134,7 +136,9 @@ def _shade(axis: Any, ends: Floats, flags: Array, colour: str, alpha: float, lab
         padded = np.concatenate([[False], flags, [False]]).astype(np.int8)
         edges = np.flatnonzero(np.diff(padded))
         for first, after in zip(edges[::2], edges[1::2], strict=True):
-            axis.axvspan(ends[first], ends[after], color=colour, alpha=alpha, linewidth=0, label=label)
+            axis.axvspan(
+                ends[first], ends[after], color=colour, alpha=alpha, linewidth=0, label=label, zorder=0
+            )
             label = "_"
 
 

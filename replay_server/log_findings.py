@@ -39,11 +39,11 @@ def findings(statistics: LogStatistics, robots: Sequence[RobotNumbers], damaged:
 def _files(statistics: LogStatistics, damaged: int) -> Iterator[str]:
     infos = [episode.info for episode in statistics.episodes]
     if damaged:
-        yield f"{damaged:,} files are damaged or foreign and left out; they are listed below."
+        yield f"Files that are damaged or foreign, left out and listed below: {damaged:,}."
     if statistics.not_finite:
-        yield f"{statistics.not_finite:,} rows hold NaN or infinity: a sensor or a task gave them."
+        yield f"Rows with NaN or infinity, from a sensor or a task: {statistics.not_finite:,}."
     if unfinished := sum(not info.complete for info in infos):
-        yield f"{unfinished:,} episodes have no end: they go on still, or their robot was cut off."
+        yield f"Episodes without an end, that go on or whose robot was cut off: {unfinished:,}."
     if infos and not any(info.success for info in infos):
         yield "No episode succeeded."
 

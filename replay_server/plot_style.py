@@ -52,9 +52,11 @@ class Drawing:
         return buffer.getvalue()
 
 
-def new_figure(height: float, mosaic: Any, **options: Any) -> tuple[Figure, dict[str, Any]]:
+def new_figure(
+    height: float, mosaic: Any, layout: str | None = "constrained", **options: Any
+) -> tuple[Figure, dict[str, Any]]:
     """A figure `height` inches high with quiet axes, laid out as the names in the lists of `mosaic` are."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), layout=layout)
     axes = figure.subplot_mosaic(mosaic, **options)
     for axis in axes.values():
         axis.grid(alpha=0.25, linewidth=0.6)
