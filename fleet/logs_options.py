@@ -58,7 +58,8 @@ def tell_damaged(logs: Logs, console: Console, known: int = 0) -> None:
     """Name the files that could not be read, beyond the first `known`."""
     damaged = list(logs.damaged.items())[known:]
     for path, reason in damaged[:_SHOWN]:
-        console.print(f"[yellow]left out:[/] {escape(str(path))}: {escape(reason)}", highlight=False)
+        text = f"[yellow]left out:[/] {escape(str(path))}: {escape(reason)}"
+        console.print(text, highlight=False, soft_wrap=True)
     if len(damaged) > _SHOWN:
         console.print(f"[yellow]left out:[/] {len(damaged) - _SHOWN} more such files", highlight=False)
 

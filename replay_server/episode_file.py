@@ -232,8 +232,15 @@ def _read(path: Path, read: Callable[[h5py.File], _T]) -> _T:
     except FileNotFoundError as error:
         raise EpisodeFileError(f"{path}: no such file") from error
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, SpaceError) as error:
-        reason = str(error.args[0]) if isinstance(error, KeyError) else str(error)
-        raise EpisodeFileError(f"{path}: not a whole episode file: {reason}") from error
+        raise EpisodeFileError(f"{path}: not a whole episode file: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, in our words where HDF5's are for its programmers."""
+    text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+    if sizes := re.search(r"truncated file: eof = (\d+),.* stored_eof = (\d+)", text):
+        return "it is cut short: {} of {} bytes are there".format(*sizes.groups())
+    return "it is no HDF5 file" if "file signature not found" in text else text
 
 
 def _info(file: h5py.File) -> EpisodeInfo:

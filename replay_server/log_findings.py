@@ -58,9 +58,9 @@ def _of_robots(statistics: LogStatistics, robots: Sequence[RobotNumbers]) -> Ite
         others = [other for other in robots if other is not robot]
         for kind, rate_of in _RATES.items():
             rate, rest = rate_of(robot), _pooled([rate_of(other) for other in others])
-            if rate.episodes and rest.episodes and _apart(rate, rest):
+            if rate.episodes and rate.interval[1] < rest.interval[0]:
                 yield (
-                    f"{name} succeeded in {rate} {kind} episodes, the other robots in {rest}: "
+                    f"{name} succeeded in only {rate} {kind} episodes, the other robots in {rest}: "
                     "more than chance explains."
                 )
         yield from _guarded(robot, others)
@@ -116,10 +116,6 @@ def _still(statistics: LogStatistics, robot: str) -> list[str]:
 
 def _pooled(rates: Sequence[Rate]) -> Rate:
     return Rate(sum(rate.successes for rate in rates), sum(rate.episodes for rate in rates))
-
-
-def _apart(a: Rate, b: Rate) -> bool:
-    return a.interval[0] > b.interval[1] or b.interval[0] > a.interval[1]
 
 
 def _names(names: Sequence[str]) -> str:

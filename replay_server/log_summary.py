@@ -32,7 +32,8 @@ class Rate:
             return 0.0, 1.0
         n, p, z2 = self.episodes, self.share, _Z**2
         middle, half = p + z2 / (2 * n), _Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-        return max(0.0, (middle - half) / (1 + z2 / n)), min(1.0, (middle + half) / (1 + z2 / n))
+        low, high = (middle - half) / (1 + z2 / n), (middle + half) / (1 + z2 / n)
+        return max(0.0, min(low, p)), min(1.0, max(high, p))  # rounding must not push p out
 
     def __str__(self) -> str:
         return f"{100 * self.share:.0f} % of {self.episodes:,}" if self.episodes else "none"

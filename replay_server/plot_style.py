@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -53,7 +53,7 @@ class Drawing:
 
 
 def new_figure(
-    height: float, mosaic: Any, layout: str | None = "constrained", **options: Any
+    height: float, mosaic: Any, layout: Literal["constrained"] | None = "constrained", **options: Any
 ) -> tuple[Figure, dict[str, Any]]:
     """A figure `height` inches high with quiet axes, laid out as the names in the lists of `mosaic` are."""
     figure = Figure(figsize=(WIDTH, height), layout=layout)

@@ -317,7 +317,7 @@ def test_logs_show_of_what_is_no_episode(tmp_path: Path) -> None:
     text.write_text("not an episode\n")
     answer = pnaf("logs", "show", str(text))
     assert answer.status == 1
-    assert answer.errors.startswith(f"pnaf: {text}: not a whole episode file")
+    assert answer.errors.startswith(f"pnaf: {text}: not a whole episode file: it is no HDF5 file")
     answer = pnaf("logs", "show", str(tmp_path / "none.h5"))
     assert (answer.status, answer.errors) == (1, f"pnaf: {tmp_path}/none.h5: no such file")
 

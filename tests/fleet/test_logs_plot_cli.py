@@ -137,7 +137,7 @@ def test_ls_names_damaged_files_and_goes_on(runs: Path) -> None:
     status, out, errors = pnaf("ls", runs)
     assert status == 0
     assert re.search(r"episodes +7 of 2 runs", out) and "2 damaged or foreign files" in out
-    assert f"left out: {cut}: not a whole episode file: " in errors
+    assert f"left out: {cut}: not a whole episode file: it is cut short: 4000 of " in errors
     assert f"left out: {foreign}: not a whole episode file: it has no schema_version" in errors
     assert len(json.loads(pnaf("ls", runs, "--json")[1])) == 7
 
