@@ -49,6 +49,8 @@ def logs_plot(
 
     Of a single episode: its joints, actions and rewards over time.
     """
+    from replay_server.episode_file import EpisodeFileError
+
     started, console = time.monotonic(), Console(stderr=True)
     alone = len(logs) == 1 and logs[0].is_file() and not episode
     out = out or Path(f"{logs[0].stem}.png" if alone else "logs.html")
@@ -68,6 +70,8 @@ def logs_plot(
                 files = _draw_one(opened, out)
             else:
                 files = _draw_all(opened, examples, out, title, _command(logs, where, episode, out), console)
+        except EpisodeFileError as error:
+            fail(str(error), 1)
         except OSError as error:
             fail(f"{out} cannot be written: {error}", 1)
         except ImportError as error:
@@ -86,19 +90,17 @@ def _draw_one(logs: Logs, out: Path) -> list[Path]:
     """Draw the one episode of `logs` as a PNG file.
 
     Raises:
-        LogsError: There is none, or its file is damaged.
+        LogsError: There is none.
+        EpisodeFileError: Its file is damaged.
     """
-    from replay_server.episode_file import EpisodeFileError, write_atomically
+    from replay_server.episode_file import write_atomically
     from replay_server.episode_plot import draw_episode
     from replay_server.logs import LogsError
 
     if not logs.episodes:
         raise LogsError(f"{out} is not drawn: the episode cannot be read, or does not meet the conditions")
     summary = logs.episodes[0]
-    try:
-        picture = draw_episode(logs.episode(summary), out.stem, str(summary.path)).png()
-    except EpisodeFileError as error:
-        raise LogsError(str(error)) from error
+    picture = draw_episode(logs.episode(summary), out.stem, str(summary.path)).png()
     write_atomically(out, partial(_write, content=picture))
     return [out]
 
@@ -111,8 +113,8 @@ def _draw_all(
     from replay_server.log_drawings import draw_logs, examples, read_statistics
     from replay_server.log_findings import findings
     from replay_server.log_report import ReportFacts, report_html
-    from replay_server.log_statistics import robots
     from replay_server.log_summary import summarise
+    from replay_server.robot_numbers import robots
 
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading episodes", total=len(logs.episodes))

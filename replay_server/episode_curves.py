@@ -11,7 +11,7 @@ import numpy.typing as npt
 from matplotlib import dates
 
 from replay_server.log_statistics import EpisodeNumbers, in_order, rolling_mean
-from replay_server.plot_style import BLACK, GREY, Floats, robot_colours, short
+from replay_server.plot_style import BLACK, BLUE, GREY, Floats, robot_colours, short
 
 _EVALUATION = "evaluation, all robots"
 
@@ -76,7 +76,7 @@ class EpisodeCurves:
             self._line(axis, x, values, chosen, color=colour, linewidth=0.8 if many else 1.5, label=label)
         if many:
             everyone = np.flatnonzero(~np.isnan(values))
-            self._line(axis, x, values, everyone, color="#0072B2", linewidth=2.0, label="mean of all robots")
+            self._line(axis, x, values, everyone, color=BLUE, linewidth=2.0, label="mean of all robots")
 
     def draw_evaluations(
         self, axis: Any, x: npt.NDArray[Any], value: Callable[[EpisodeNumbers], float]
@@ -112,7 +112,8 @@ def _with_gaps(x: npt.NDArray[Any], y: Floats) -> tuple[npt.NDArray[Any], Floats
 
 def without_outliers(axis: Any, values: Floats) -> None:
     """Let a few extreme values not flatten all others: the axis shows the middle 99 %."""
-    if len(values) >= 100:
-        low, high = np.nanquantile(values, [0.005, 0.995])
+    known = values[~np.isnan(values)]
+    if len(known) >= 100:
+        low, high = np.quantile(known, [0.005, 0.995])
         margin = 0.08 * (high - low) or 1.0
         axis.set_ylim(low - margin, high + margin)

@@ -26,6 +26,7 @@ from replay_server.plot_style import (
 _LINES = (BLUE, RED, GREEN, ORANGE, SKY, PINK)
 _MOST_ACTIONS = 16
 _MOST_GROUPS = 24
+_REWARD = "the task's reward"
 _CHANGED = 0.01
 """An action that the guard changed by less looks the same."""
 
@@ -43,7 +44,7 @@ def draw_episode(episode: Episode, name: str, title: str) -> Drawing:
     joints = [action.removesuffix(JOINT_COMMAND) for action in names]
     of_joints = {f"{joint}/{what}" for joint in joints for what in ("position", "velocity")}
     groups = _groups(spec.observation, of_joints)
-    others = ["reward", *groups]
+    others = [_REWARD, *groups]
     has_joints = bool(of_joints & set(spec.observation.names))
     mosaic = [[f"{joint} {what}" for what in ("position", "velocity", "action")] for joint in joints]
     if not has_joints:
@@ -74,8 +75,8 @@ def draw_episode(episode: Episode, name: str, title: str) -> Drawing:
         changed = np.abs(rows.action[:, i] - rows.policy_action[:, i]) > _CHANGED
         _shade(axis, ends, changed, ORANGE, 0.25, "the guard changed this action")
         _title(axis, f"{short(joint)} action", "1")
-    axes["reward"].stairs(rows.reward, ends, baseline=None, color=BLACK, linewidth=1.2)
-    _title(axes["reward"], f"reward, sum {np.sum(rows.reward, dtype=np.float64):.4g}", "")
+    axes[_REWARD].stairs(rows.reward, ends, baseline=None, color=BLACK, linewidth=1.2)
+    _title(axes[_REWARD], f"reward, sum {np.sum(rows.reward, dtype=np.float64):.4g}", "")
     for group, dims in groups.items():
         for dim, colour in zip(dims, _LINES, strict=False):
             label = spec.observation.names[dim].removeprefix(f"{group}/")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 from fleet.messages import FINISHED
@@ -9,9 +10,10 @@ from replay_server.action_plots import draw_actions
 from replay_server.episode_plot import draw_episode
 from replay_server.episode_store import EpisodeSummary
 from replay_server.log_plots import draw_statistics
-from replay_server.log_statistics import EpisodeNumbers, LogStatistics, RobotNumbers
+from replay_server.log_statistics import EpisodeNumbers, LogStatistics
 from replay_server.logs import Logs, LogsError
 from replay_server.plot_style import Drawing
+from replay_server.robot_numbers import RobotNumbers
 
 
 def read_statistics(logs: Logs, on_progress: Callable[[int, int], None]) -> LogStatistics:
@@ -35,12 +37,13 @@ def examples(logs: Logs, statistics: LogStatistics) -> list[tuple[str, EpisodeSu
     Best and worst by their return, of those that ran to their end if there are any.
     """
     episodes = statistics.episodes
-    finished = [e for e in episodes if e.info.end in FINISHED] or episodes
-    chosen: dict[str, EpisodeNumbers] = {
-        "best": max(finished, key=lambda e: e.total),
-        "worst": min(finished, key=lambda e: e.total),
-        "newest": max(episodes, key=lambda e: (e.info.received_ns, e.info.last_cursor)),
-    }
+    known = [e for e in episodes if not math.isnan(e.total)]
+    finished = [e for e in known if e.info.end in FINISHED] or known
+    chosen: dict[str, EpisodeNumbers] = {}
+    if finished:
+        chosen["best"] = max(finished, key=lambda e: e.total)
+        chosen["worst"] = min(finished, key=lambda e: e.total)
+    chosen["newest"] = max(episodes, key=lambda e: (e.info.received_ns, e.info.last_cursor))
     summaries = {id(summary.info): summary for summary in logs.episodes}
     titles: dict[int, list[str]] = {}
     for title, episode in chosen.items():

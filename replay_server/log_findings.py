@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from replay_server.log_statistics import LogStatistics, RobotNumbers
+from replay_server.log_statistics import LogStatistics
 from replay_server.log_summary import Rate
+from replay_server.robot_numbers import RobotNumbers
 
 _OFTEN = 0.5
 """An action that is asked for at ±1 in so many rows is hardly controlled."""

@@ -10,9 +10,10 @@ from datetime import datetime
 from html import escape
 from pathlib import Path
 
-from replay_server.log_statistics import LogStatistics, RobotNumbers, in_order
+from replay_server.log_statistics import LogStatistics, in_order
 from replay_server.log_summary import LogSummary, success_rate
 from replay_server.plot_style import Drawing
+from replay_server.robot_numbers import RobotNumbers
 
 _SHOWN_FILES = 200
 _NEWEST = 20
@@ -87,7 +88,7 @@ def _tiles(facts: ReportFacts) -> str:
     summary = facts.summary
     intervened = sum(robot.intervened * robot.rows for robot in facts.robots) / max(1, summary.rows)
     evaluations = [e.info for e in in_order(facts.statistics.episodes) if e.info.evaluation]
-    returns = [episode.total for episode in facts.statistics.episodes]
+    best = max((e.total for e in facts.statistics.episodes if not math.isnan(e.total)), default=math.nan)
     tiles = {
         "episodes": f"{summary.episodes:,}",
         "transitions": f"{summary.rows:,}",
@@ -99,7 +100,7 @@ def _tiles(facts: ReportFacts) -> str:
         "success, training": str(summary.training),
         "success, evaluation": str(summary.evaluation),
         f"newest {_NEWEST} of them": str(success_rate(evaluations[-_NEWEST:], evaluation=True)),
-        "best return": f"{max(returns):.4g}",
+        "best return": f"{best:.4g}",
         "policy versions": " – ".join(map(str, dict.fromkeys(summary.policies or ()))),
         "steps with a person": _share(intervened) or "none",
         "files left out": f"{len(facts.damaged):,}",

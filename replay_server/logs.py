@@ -72,12 +72,17 @@ class Logs:
         else:
             raise LogsError("no episode can be read: all files are damaged")
         for other in self.episodes:
-            if other.info.spec_hash != first.info.spec_hash:
+            if other.info.spec_hash == first.info.spec_hash:
+                continue
+            try:
                 difference = spec.difference(read_spec(other.path))
-                raise LogsError(
-                    f"{first.path} and {other.path} have different spaces: {difference} (here: the first); "
-                    "choose episodes of one task on one kind of robot with --where"
-                )
+            except EpisodeFileError as error:
+                self.damaged[other.path] = _reason(error, other.path)
+                continue
+            raise LogsError(
+                f"{first.path} and {other.path} have different spaces: {difference} (here: the first); "
+                "choose episodes of one task on one kind of robot with --where"
+            )
         return spec
 
     def episode(self, summary: EpisodeSummary) -> Episode:

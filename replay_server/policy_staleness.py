@@ -70,9 +70,8 @@ class StalenessSweep(Generic[Key]):
         cursors, newest = self._cursors[order], np.maximum.accumulate(self._versions[order])
         for key in ready:
             cursor, version = self._pending.pop(key)
-            before = np.searchsorted(cursors, cursor, side="left")  # a row does not see itself
-            seen = np.where(before > 0, newest[before - 1], version)
-            yield key, np.maximum(seen - version, 0)
+            seen = newest[np.searchsorted(cursors, cursor, side="right") - 1]  # its own version at least
+            yield key, seen - version
         starts = [int(cursor[0]) for cursor, _ in self._pending.values()]
         starts += [next_cursor] if next_cursor is not None else []
         # Rows to come lie behind all of these: of what is before, only the newest version counts.

@@ -160,6 +160,8 @@ def test_the_page_needs_nothing_else_and_its_pictures_are_whole(runs: Path) -> N
     flipped, content = logs.episodes[0].path, bytearray(logs.episodes[0].path.read_bytes())
     content[content.find(logs.transitions(logs.episodes[0]).reward.tobytes())] ^= 255
     flipped.write_bytes(content)
+    status, _, errors = pnaf("plot", runs, "--episode", flipped, "--out", runs / "r.html")
+    assert (status, (runs / "r.html").exists()) == (1, False) and "the checksum" in errors
     out = runs / "report.html"
     status, _, errors = pnaf("plot", runs, "--out", out, "--where", "task=reach")
     assert status == 0 and "report.html: 1 file" in errors

@@ -10,8 +10,9 @@ import numpy as np
 
 from replay_server.episode_file import EpisodeInfo
 from replay_server.log_report import ReportFacts, duration, period, report_html
-from replay_server.log_statistics import LogStatistics, robots
+from replay_server.log_statistics import LogStatistics
 from replay_server.log_summary import summarise
+from replay_server.robot_numbers import robots
 
 
 def page(make_spec: Callable[..., Any], make_transitions: Callable[..., Any], **facts: Any) -> str:
