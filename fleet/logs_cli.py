@@ -1,65 +1,104 @@
-"""`pnaf logs`: what a run has stored."""
+"""`pnaf logs`: what runs have stored."""
 
 from __future__ import annotations
 
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from datetime import datetime
+from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from fleet.bag_cli import import_bag
-from fleet.cli_output import Json, fail, print_json
-from fleet.logs_edit_cli import edit_app
-from fleet.logs_exchange_cli import add_exchange_commands
-from fleet.logs_relabel_cli import relabel_app
-from fleet.logs_upgrade_cli import upgrade_app
-from fleet.ready import EXIT_CONFIG
+from fleet.cli_output import Json, escape, fail, print_json
+from fleet.logs_edit_cli import logs_merge, logs_split, logs_trim
+from fleet.logs_exchange_cli import logs_export, logs_import
+from fleet.logs_options import LogPaths, Where, clear_log_errors, open_chosen
+from fleet.logs_plot_cli import logs_plot
+from fleet.logs_relabel_cli import logs_relabel
+from fleet.logs_table import episode_table, print_summary
+from fleet.logs_upgrade_cli import logs_upgrade
 
-logs_app = typer.Typer(help="Look at the episodes of a run.", no_args_is_help=True)
-logs_app.add_typer(edit_app)  # its commands stand beside these
-logs_app.add_typer(relabel_app)
-logs_app.add_typer(upgrade_app)
-logs_app.command("import-bag")(import_bag)
+if TYPE_CHECKING:
+    from replay_server.verify import RunCheck
+
+_SHOWN = 20
+
+logs_app = typer.Typer(
+    help="Look at the episodes of runs, edit them, take them to other tools.", no_args_is_help=True
+)
+
+
+class Sort(str, Enum):
+    """What a list of episodes is ordered by."""
+
+    TIME, RETURN, ROWS = "time", "return", "rows"
 
 
 @logs_app.command("ls")
-def logs_ls(run: Annotated[Path, typer.Argument(help="A run folder.")], as_json: Json = False) -> None:
-    """List the stored episodes."""
-    from replay_server.episode_store import list_episodes
+def logs_ls(
+    logs: LogPaths,
+    where: Where = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=0, help="So many episodes, the last ones of the order.", show_default="20"),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every episode.")] = False,
+    sort: Annotated[
+        Sort, typer.Option(help="Newest, highest return or longest episodes at the bottom.")
+    ] = Sort.TIME,
+    as_json: Json = False,
+) -> None:
+    """Say what episodes there are: a summary, and the newest ones.
 
-    if not run.is_dir():
-        fail(f"{run}: no such run folder", EXIT_CONFIG)
-    episodes = list_episodes(run)
+    With --json every episode, unless --limit says otherwise. Files that are damaged or of another program
+    are named and left out.
+    """
+    from replay_server.log_summary import summarise
+
+    with clear_log_errors():
+        opened = open_chosen(logs, where, Console(stderr=True))
+    episodes = opened.episodes  # by time
+    if sort is Sort.RETURN:
+        episodes = sorted(episodes, key=lambda e: e.info.metrics.get("return", -math.inf))
+    elif sort is Sort.ROWS:
+        episodes = sorted(episodes, key=lambda e: e.info.rows)
+    if limit is None:
+        limit = len(episodes) if everything or as_json else _SHOWN
+    shown = episodes[len(episodes) - min(limit, len(episodes)) :]
     if as_json:
-        print_json([{"path": e.path, **asdict(e.info)} for e in episodes])
+        _print_array({"path": str(e.path), **vars(e.info)} for e in shown)
         return
-    table = Table(
-        title=f"{run}: {len(episodes)} episodes, {sum(e.info.rows for e in episodes):,} rows",
-        caption="one episode: pnaf logs show RUN/episodes/ROBOT/BOOT-EPISODE.h5",
-        box=None,
-    )
-    for name in ("robot", "boot", "episode", "rows", "policy", "eval", "end", "ok", "return"):
-        table.add_column(name, no_wrap=True)
-    for info in (episode.info for episode in episodes):
-        table.add_row(
-            info.robot_id,
-            info.boot_id,
-            f"{info.episode:06d}",
-            str(info.rows),
-            f"v{info.policy_version}",
-            "yes" if info.evaluation else "",
-            info.end or "unfinished",
-            "[green]yes[/]" if info.success else "no",
-            f"{info.metrics.get('return', float('nan')):.2f}",
-        )
-    Console().print(table)
+    console = Console()
+    print_summary(summarise(e.info for e in episodes), len(opened.damaged), console)
+    if shown:
+        console.print(episode_table(shown))
+        more = f"{len(episodes) - len(shown):,} more with --all; " if len(shown) < len(episodes) else ""
+        console.print(f"[dim]{more}one: pnaf logs show {escape(str(shown[-1].path))}[/]", soft_wrap=True)
+
+
+def _print_array(entries: Iterable[dict[str, Any]]) -> None:
+    """A JSON array on stdout, entry by entry: there may be a hundred thousand."""
+    before = "[\n"
+    for entry in entries:
+        sys.stdout.write(f"{before}{json.dumps(entry)}")
+        before = ",\n"
+    sys.stdout.write("\n]\n" if before != "[\n" else "[]\n")
 
 
 @logs_app.command("show")
-def logs_show(file: Annotated[Path, typer.Argument(help="One HDF5 episode.")], as_json: Json = False) -> None:
+def logs_show(
+    file: Annotated[Path, typer.Argument(metavar="EPISODE", help="One HDF5 episode.")],
+    plot: Annotated[Path | None, typer.Option(help="Draw it, too: PICTURE.png.")] = None,
+    as_json: Json = False,
+) -> None:
     """Show one episode: its attributes and the range of every column."""
     from replay_server.episode_file import EpisodeFileError, read_episode
     from replay_server.report import describe_columns
@@ -68,14 +107,17 @@ def logs_show(file: Annotated[Path, typer.Argument(help="One HDF5 episode.")], a
         episode = read_episode(file)
     except EpisodeFileError as error:
         fail(str(error), 1)
+    if plot is not None:
+        logs_plot([file], out=plot)
     facts, columns = asdict(episode.info), describe_columns(episode)
     if as_json:
         print_json({"attributes": facts, "columns": columns})
         return
     table = Table(title=str(file), show_header=False)
+    facts["received"] = datetime.fromtimestamp(episode.info.received_ns / 1e9).isoformat(" ", "seconds")
     for key, value in facts.items():
-        if key != "metrics":
-            table.add_row(key, str(value))
+        if key != "metrics" and value != "":
+            table.add_row(key, escape(str(value)))
     for key, value in sorted(episode.info.metrics.items()):
         table.add_row(key, f"{value:.4g}")
     for key in ("clipped", "intervened"):
@@ -91,25 +133,58 @@ def logs_show(file: Annotated[Path, typer.Argument(help="One HDF5 episode.")], a
 
 
 @logs_app.command("verify")
-def logs_verify(run: Annotated[Path, typer.Argument(help="A run folder.")], as_json: Json = False) -> None:
+def logs_verify(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or folders of such.")],
+    as_json: Json = False,
+) -> None:
     """Prove from the files that no row is missing, doubled or damaged; changes nothing.
 
-    Exit status 0 only if all is well. A run that is going on may be looked at, too.
+    Exit status 0 only if all is well in all of them. A run that is going on may be looked at, too.
     """
     from fleet.run_verdict import check_run, print_verdict
+    from replay_server.logs import run_folders
 
-    if not run.is_dir():
-        fail(f"{run}: no such run folder", EXIT_CONFIG)
-    check = check_run(run, Console(stderr=True))
+    with clear_log_errors():
+        folders = list(dict.fromkeys(folder for run in runs for folder in run_folders(run)))
+    checks = {}
+    for folder in folders:
+        checks[folder] = check = check_run(folder, Console(stderr=True))
+        if not as_json:
+            print_verdict(folder, check, Console())
+    well = all(check.ok for check in checks.values())
     if as_json:
-        print_json(
-            asdict(check)
-            | {"ok": check.ok, "rows": check.rows, "missing": check.missing}
-            | {"doubled": check.doubled, "disordered": check.disordered}
+        found = {str(folder): _verdict(check) for folder, check in checks.items()}
+        print_json({"ok": well, "runs": found} if len(found) > 1 else found.popitem()[1])
+    elif len(checks) > 1:
+        bad = [str(folder) for folder, check in checks.items() if not check.ok]
+        text = f"[red]NOT OK: {len(bad)} of {len(checks)} runs: {escape(', '.join(bad))}[/]"
+        Console().print(
+            f"[green]OK: all {len(checks)} runs[/]" if well else text, highlight=False, soft_wrap=True
         )
-    else:
-        print_verdict(run, check, Console())
-    raise typer.Exit(0 if check.ok else 1)
+    raise typer.Exit(0 if well else 1)
 
 
-add_exchange_commands(logs_app)
+def _verdict(check: RunCheck) -> dict[str, Any]:
+    return asdict(check) | {
+        "ok": check.ok,
+        "rows": check.rows,
+        "missing": check.missing,
+        "doubled": check.doubled,
+        "disordered": check.disordered,
+    }
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "plot": logs_plot,
+    "merge": logs_merge,
+    "split": logs_split,
+    "trim": logs_trim,
+    "relabel": logs_relabel,
+    "upgrade": logs_upgrade,
+    "export": logs_export,
+    "import": logs_import,
+    "import-bag": import_bag,
+}
+"""Those that have files of their own."""
+for name, command in COMMANDS.items():
+    logs_app.command(name)(command)

@@ -26,13 +26,10 @@ from fleet.ready import EXIT_CONFIG
 if TYPE_CHECKING:
     from replay_server.logs import Logs
 
-edit_app = typer.Typer()
-
 _PART = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _ROUNDED = 0.011  # three parts of 0.33 are meant to be all
 
 
-@edit_app.command("merge")
 def logs_merge(
     logs: LogPaths,
     out: Out,
@@ -76,7 +73,6 @@ def logs_merge(
         tell_written([writer], found, notes, facts, as_json)
 
 
-@edit_app.command("split")
 def logs_split(
     logs: LogPaths,
     out: Annotated[
@@ -134,7 +130,6 @@ def logs_split(
         tell_written([writer for writer, _ in todo], found, notes, {}, as_json)
 
 
-@edit_app.command("trim")
 def logs_trim(
     logs: LogPaths,
     out: Out,

@@ -39,12 +39,6 @@ class ImportFormat(str, Enum):
     minari = "minari"
 
 
-def add_exchange_commands(app: typer.Typer) -> None:
-    """Add `export` and `import`."""
-    app.command("export")(logs_export)
-    app.command("import")(logs_import)
-
-
 def logs_export(
     logs: LogPaths,
     file_format: Annotated[

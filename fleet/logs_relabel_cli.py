@@ -19,10 +19,7 @@ from fleet.run_folder import RunFolder
 if TYPE_CHECKING:
     from replay_server.logs import Logs
 
-relabel_app = typer.Typer()
 
-
-@relabel_app.command("relabel")
 def logs_relabel(
     logs: LogPaths,
     task: Annotated[

@@ -10,10 +10,7 @@ from rich.console import Console
 from fleet.cli_output import Json, escape, print_json
 from fleet.logs_options import LogPaths, clear_log_errors, open_chosen, progress_bar, tell_damaged
 
-upgrade_app = typer.Typer()
 
-
-@upgrade_app.command("upgrade")
 def logs_upgrade(logs: LogPaths, as_json: Json = False) -> None:
     """Bring episode files of older parallel-naf to the newest schema version, in place.
 

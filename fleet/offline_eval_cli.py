@@ -19,11 +19,6 @@ from fleet.logs_options import LogPaths, Where, clear_log_errors, open_chosen, t
 from fleet.ready import EXIT_CONFIG
 
 
-def register_offline_eval(app: typer.Typer) -> None:
-    """Make `eval` a command of an app."""
-    app.command("eval")(offline_eval)
-
-
 def offline_eval(
     policy: Annotated[
         Path,

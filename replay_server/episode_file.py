@@ -212,8 +212,18 @@ def read_layout(path: Path) -> Layout:
     return _read(path, _layout)
 
 
+def read_facts(path: Path) -> tuple[EpisodeInfo, Layout]:
+    """`read_info` and `read_layout` in one.
+
+    Raises:
+        EpisodeFileError: The file is truncated or not an episode.
+    """
+    return _read(path, lambda file: (_info(file), _layout(file)))
+
+
 def _layout(file: h5py.File) -> Layout:
-    places = {name: file[name].id for name in DATASETS}
+    # Not file[name], which takes three times as long: there may be a hundred thousand files.
+    places = {name: h5py.h5d.open(file.id, name.encode()) for name in DATASETS}
     extents = {name: (int(d.get_offset() or 0), int(d.get_storage_size())) for name, d in places.items()}
     return Layout(extents=extents, crc32=int(file.attrs["crc32"]))
 
@@ -225,8 +235,15 @@ def _read(path: Path, read: Callable[[h5py.File], _T]) -> _T:
     except FileNotFoundError as error:
         raise EpisodeFileError(f"{path}: no such file") from error
     except (OSError, KeyError, ValueError, TypeError, RuntimeError, SpaceError) as error:
-        reason = str(error.args[0]) if isinstance(error, KeyError) else str(error)
-        raise EpisodeFileError(f"{path}: not a whole episode file: {reason}") from error
+        raise EpisodeFileError(f"{path}: not a whole episode file: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, in our words where HDF5's are for its programmers."""
+    text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+    if sizes := re.search(r"truncated file: eof = (\d+),.* stored_eof = (\d+)", text):
+        return "it is cut short: {} of {} bytes are there".format(*sizes.groups())
+    return "it is no HDF5 file" if "file signature not found" in text else text
 
 
 def _info(file: h5py.File) -> EpisodeInfo:

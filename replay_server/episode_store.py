@@ -65,7 +65,12 @@ def _log_unreadable(error: EpisodeFileError) -> None:
 
 def episode_paths(run_dir: Path) -> list[Path]:
     """All episode files of a run, by robot, boot and episode."""
-    return sorted((run_dir / "episodes").glob("*/[!.]*.h5"))
+    found = []
+    for folder in sorted((run_dir / "episodes").glob("*/")):
+        with contextlib.suppress(OSError):  # a file, or not ours to look into
+            names = sorted(os.listdir(folder))
+            found += [folder / name for name in names if name.endswith(".h5") and name[0] != "."]
+    return found
 
 
 def list_episodes(

@@ -58,7 +58,7 @@ class LogWriter:
             spec: Of all episodes to come.
             made: How they came about; each episode's `origin` unless it has one.
             config: The fleet's, to be kept beside them.
-            as_lived: Episodes without an `origin` stay so: they are as their robots lived them.
+            as_lived: Episodes are as their robots lived them: they stay of their run, and without `origin`.
 
         Raises:
             LogsError: `out` exists already.
@@ -67,7 +67,7 @@ class LogWriter:
         if out.exists():
             raise LogsError(f"{out} exists already: name another folder, or remove that first")
         self.spec, self._made = spec, made
-        self._origin = "" if as_lived else made
+        self._as_lived = as_lived
         self.folder = RunFolder(out)
         try:
             self._make_folder(config)
@@ -125,7 +125,7 @@ class LogWriter:
         cursor = np.arange(self.rows, self.rows + rows, dtype=np.int64)
         info = replace(
             info,
-            run_id=self._run_id,
+            run_id=info.run_id if self._as_lived else self._run_id,
             rows=rows,
             first_seq=first_seq,
             last_seq=first_seq + rows - 1,
@@ -133,7 +133,7 @@ class LogWriter:
             last_cursor=self.rows + rows - 1,
             spec_hash=self.spec.hash,
             policy_version=int(transitions.policy_version.min()),
-            origin=info.origin or self._origin,
+            origin=info.origin or ("" if self._as_lived else self._made),
         )
         path = seal_episode(
             self.folder.path,

@@ -19,10 +19,13 @@ from fleet.config_file import load_fleet
 from fleet.messages import Transitions
 from fleet.run_folder import RunFolder
 from fleet.spaces import SpaceSpec
-from replay_server.episode_catalog import EpisodeCatalog
-from replay_server.episode_file import Episode, EpisodeFileError, read_episode, read_spec
+from replay_server.episode_catalog import EpisodeCatalog, EpisodeRows
+from replay_server.episode_file import Episode, EpisodeFileError, EpisodeInfo, read_episode, read_spec
 from replay_server.episode_store import EpisodeSummary, episode_paths
 from replay_server.selection import ALL, Selection
+
+_OF_RUNS = ("episodes", "journal", "config.yaml", "run_id")
+"""A folder with one of these is a run folder; a new one has no episodes yet."""
 
 Progress = Callable[[int, int], None]
 """Called with what is done and the total."""
@@ -57,18 +60,23 @@ class Logs:
         """The one spec that all episodes follow.
 
         Raises:
-            LogsError: There is no episode, or there are several specs.
+            LogsError: There is no episode that can be read, or there are several specs.
         """
         if not self.episodes:
             raise LogsError("no episodes are there, or none meets the conditions")
         first, spec = self._first_spec()
         for other in self.episodes:
-            if other.info.spec_hash != first.info.spec_hash:
+            if other.info.spec_hash == first.info.spec_hash:
+                continue
+            try:
                 difference = spec.difference(read_spec(other.path))
-                raise LogsError(
-                    f"{first.path} and {other.path} have different spaces: {difference} (here: the first); "
-                    "choose episodes of one task on one kind of robot with --where"
-                )
+            except EpisodeFileError as error:
+                self.damaged[other.path] = _reason(error, other.path)
+                continue
+            raise LogsError(
+                f"{first.path} and {other.path} have different spaces: {difference} (here: the first); "
+                "choose episodes of one task on one kind of robot with --where"
+            )
         return spec
 
     def _first_spec(self) -> tuple[EpisodeSummary, SpaceSpec]:
@@ -93,24 +101,43 @@ class Logs:
         Raises:
             EpisodeFileError: Its file is damaged.
         """
-        folder = run_folder_of(summary.path)
-        if folder is None or folder not in self._catalogs:
-            return read_episode(summary.path).transitions
-        sizes = self.spec.observation.size, self.spec.action.size
-        return self._catalogs[folder].read(summary.path, *sizes).transitions
+        return self._rows(summary).transitions
 
     def read(
         self, on_progress: Progress = lambda done, total: None
     ) -> Iterator[tuple[EpisodeSummary, Transitions]]:
         """All episodes with their rows, one at a time; a damaged one is noted and left out."""
-        for done, summary in enumerate(self.episodes, start=1):
+        for summary, rows in self.read_rows(self.episodes, on_progress):
+            yield summary, rows.transitions
+
+    def read_by_cursor(
+        self, on_progress: Progress = lambda done, total: None
+    ) -> Iterator[tuple[EpisodeSummary, EpisodeRows]]:
+        """As `read`, with cursors: one run after the other, each one's episodes by their first cursor."""
+        ordered = sorted(
+            self.episodes, key=lambda s: (s.info.run_id, s.path.parent.parent, s.info.first_cursor)
+        )
+        return self.read_rows(ordered, on_progress)
+
+    def read_rows(
+        self, episodes: Sequence[EpisodeSummary], on_progress: Progress = lambda done, total: None
+    ) -> Iterator[tuple[EpisodeSummary, EpisodeRows]]:
+        """These episodes with their rows and cursors, one at a time; a damaged one is noted and left out."""
+        for done, summary in enumerate(episodes, start=1):
             try:
-                transitions = self.transitions(summary)
+                rows = self._rows(summary)
             except EpisodeFileError as error:
                 self.damaged[summary.path] = _reason(error, summary.path)
             else:
-                yield summary, transitions
-            on_progress(done, len(self.episodes))
+                yield summary, rows
+            on_progress(done, len(episodes))
+
+    def _rows(self, summary: EpisodeSummary) -> EpisodeRows:
+        folder = run_folder_of(summary.path)
+        if folder is None or folder not in self._catalogs:
+            episode = read_episode(summary.path)
+            return EpisodeRows(episode.transitions, episode.cursor)
+        return self._catalogs[folder].read(summary.path, self.spec.observation.size, self.spec.action.size)
 
     def config(self) -> FleetConfig:
         """The fleet's config of the first folder that has one: its task and robots.
@@ -165,7 +192,7 @@ def open_logs(
             else:
                 files.setdefault(folder, []).append(path)
             continue
-        for folder in _run_folders(path):
+        for folder in run_folders(path):
             files.setdefault(folder, []).extend(episode_paths(folder))
     for path in dict.fromkeys(loose):
         _add(logs, path, None, "", selection)
@@ -173,18 +200,24 @@ def open_logs(
         catalog = EpisodeCatalog(folder)
         logs.folders.append(folder)
         logs._catalogs[folder] = catalog
-        catalog.learn(found, lambda error: None, on_progress)
+        found = list(dict.fromkeys(found))
+        infos = catalog.learn(found, lambda error: None, on_progress)
         task = _task_of(folder)
-        for path in dict.fromkeys(found):
-            _add(logs, path, catalog, task, selection)
+        for path, info in zip(found, infos, strict=True):
+            _add(logs, path, info, task, selection)
     logs.episodes.sort(key=lambda summary: (summary.info.received_ns, summary.info.first_cursor))
     return logs
 
 
-def _run_folders(path: Path) -> list[Path]:
+def run_folders(path: Path) -> list[Path]:
+    """The run folder that a path is, or those in it.
+
+    Raises:
+        LogsError: It is not there, or none is in it.
+    """
     if not path.is_dir():
         raise LogsError(f"{path}: no such file or folder")
-    if (path / "episodes").is_dir():
+    if any((path / name).exists() for name in _OF_RUNS):
         return [path]
     found = sorted(child.parent for child in path.glob("*/episodes") if child.is_dir())
     if not found:
@@ -194,9 +227,8 @@ def _run_folders(path: Path) -> list[Path]:
     return found
 
 
-def _add(logs: Logs, path: Path, catalog: EpisodeCatalog | None, task: str, selection: Selection) -> None:
+def _add(logs: Logs, path: Path, info: EpisodeInfo | None, task: str, selection: Selection) -> None:
     try:
-        info = catalog.info(path) if catalog is not None else None
         info = info or read_episode(path).info
     except EpisodeFileError as error:
         logs.damaged[path] = _reason(error, path)

@@ -108,9 +108,6 @@ HELPS = {
     "logs": ["episodes", "ls", "show", "verify"],
     "logs export": ["robomimic", "minari", "lerobot", "--where", "--json"],
     "logs import": ["run folder", "--fleet", "--json"],
-    "logs ls": ["episodes", "--json"],
-    "logs show": ["HDF5", "column", "--json"],
-    "logs verify": ["missing", "doubled", "damaged", "--json"],
     "logs merge": ["LOGS", "--out", "--where", "--keep-both", "--json"],
     "logs split": ["LOGS", "--out", "--into", "--by", "--seed", "--where", "--json"],
     "logs trim": [
@@ -136,7 +133,8 @@ HELPS = {
         "--marker",
         "--json",
     ],
-    "offline": ["replay", "train"],
+    "offline": ["replay", "train", "eval"],
+    "offline eval": ["policy", "LOGS", "--where", "--against", "--simulate", "--members", "--json", "--plot"],
     "offline train": [
         "LOGS",
         "--steps",
@@ -149,6 +147,10 @@ HELPS = {
         "Ctrl-C",
     ],
     "offline replay": ["LOGS", "--into", "--speed", "max", "--where", "--keys", "--longest-gap", "--json"],
+    "logs ls": ["LOGS", "summary", "--where", "--limit", "--all", "--sort", "--json"],
+    "logs plot": ["returns", "LOGS", "--out", "REPORT.html", "--where", "--episode"],
+    "logs show": ["HDF5", "column", "--plot", "--json"],
+    "logs verify": ["folders", "missing", "doubled", "damaged", "--json"],
     "bench": ["faults"],
     "bench faults": ["lost", "--seed", "--robots", "--duration", "--faults", "--json", "--keep"],
     "train-gym": ["Gymnasium", "--steps", "--seed", "--every", "--algorithm", "--set", "--out", "--json"],
@@ -356,7 +358,7 @@ def test_logs_show_of_what_is_no_episode(tmp_path: Path) -> None:
     text.write_text("not an episode\n")
     answer = pnaf("logs", "show", str(text))
     assert answer.status == 1
-    assert answer.errors.startswith(f"pnaf: {text}: not a whole episode file")
+    assert answer.errors.startswith(f"pnaf: {text}: not a whole episode file: it is no HDF5 file")
     answer = pnaf("logs", "show", str(tmp_path / "none.h5"))
     assert (answer.status, answer.errors) == (1, f"pnaf: {tmp_path}/none.h5: no such file")
 
@@ -364,7 +366,7 @@ def test_logs_show_of_what_is_no_episode(tmp_path: Path) -> None:
 def test_logs_ls_of_an_empty_run_and_of_none(run: RunFolder) -> None:
     assert json.loads(pnaf("logs", "ls", str(run.path), "--json").out) == []
     answer = pnaf("logs", "ls", str(run.path / "nowhere"))
-    assert answer.status == 2 and "no such run folder" in answer.errors
+    assert answer.status == 2 and "no such file or folder" in answer.errors
 
 
 def test_doctor_json_says_what_to_do(free_endpoint: str) -> None:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from fleet.messages import COLUMNS, Transitions
+from fleet.records import pack_record, read_records
 from fleet.spaces import Space, SpaceSpec
 from replay_server.episode_file import EpisodeInfo, read_episode
 from replay_server.log_writer import LogWriter
@@ -154,3 +155,39 @@ def test_files_of_schema_1_are_read_and_their_task_is_that_of_the_config(tmp_pat
     assert read_episode(file).info.task == ""
     (summary,) = open_logs([folder]).episodes
     assert (summary.info.task, summary.info.origin) == ("", "")
+
+
+def test_entries_of_another_version_of_the_catalog_are_read_from_their_files(tmp_path):
+    folder = write(tmp_path / "a", [0, 1])
+    catalog = folder / "episodes" / "catalog"
+    first, second = (json.loads(bytes(r.payload)) for r in read_records(catalog.read_bytes())[0])
+    first["info"]["colour"] = "red"
+    entries = [first, {"file": second["file"], "facts": second["info"]}]
+    catalog.write_bytes(b"".join(b"".join(pack_record(json.dumps(e).encode())) for e in entries))
+    logs = open_logs([folder])
+    assert [s.info.episode for s, _ in logs.read()] == [0, 1]
+    assert logs.damaged == {}
+
+
+def test_episodes_are_read_by_run_and_cursor(tmp_path):
+    write(tmp_path / "b", [0, 1], received_ns=5)
+    write(tmp_path / "a", [0, 1], received_ns=9)
+    found = [(s.path.parts[-4], rows.cursor.tolist()) for s, rows in open_logs([tmp_path]).read_by_cursor()]
+    assert found == [
+        ("a", [0, 1, 2, 3, 4]),
+        ("a", [5, 6, 7, 8, 9]),
+        ("b", [0, 1, 2, 3, 4]),
+        ("b", [5, 6, 7, 8, 9]),
+    ]
+
+
+def test_a_spec_is_taken_from_a_file_that_can_be_read(tmp_path):
+    folder = write(tmp_path / "a", [0, 1])
+    logs = open_logs([folder])
+    first = logs.episodes[0].path
+    first.write_bytes(b"gone")
+    assert logs.spec == SPEC and list(logs.damaged) == [first]
+    logs = open_logs([folder])
+    logs.episodes[0].path.unlink()
+    with pytest.raises(LogsError, match="all files are damaged"):
+        logs.spec  # noqa: B018
