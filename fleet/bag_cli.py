@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from fleet.cli_output import Json, escape, fail, print_json
+from fleet.cli_output import Json, escape, fail, print_json, progress_on
 from fleet.config import ConfigError, FleetConfig
 from fleet.config_file import load_fleet
 from fleet.logs_options import clear_log_errors
@@ -111,7 +110,7 @@ def import_bag(
             demonstrations=demonstrations,
         )
         try:
-            with Progress(console=console, transient=True) as progress:
+            with progress_on(console) as progress:
                 bar = progress.add_task("", total=None)
                 reports = import_bags(
                     bags,

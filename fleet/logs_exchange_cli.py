@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 
 from fleet.cli_output import Json, escape, fail, print_json
-from fleet.logs_options import LogPaths, Where, clear_log_errors, open_chosen, tell_damaged
+from fleet.logs_options import LogPaths, Where, clear_log_errors, open_chosen, progress_bar, tell_damaged
 from fleet.ready import EXIT_CONFIG
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def logs_export(
 
         chosen = open_chosen(logs, where, console)
         known = len(chosen.damaged)
-        with _progress(console, "writing") as on_progress:
+        with progress_bar(console, "writing") as on_progress:
             if file_format is ExportFormat.robomimic:
                 exported = export_robomimic(chosen, out, seed=seed, on_progress=on_progress)
             elif file_format is ExportFormat.minari:
@@ -171,7 +170,7 @@ def logs_import(
         for source in opened:
             if isinstance(source, ForeignSource) and source.skipped:
                 _tell(console, "left out", f"{source.path}: no vectors: {', '.join(source.skipped)}")
-        with _progress(console, "reading") as on_progress:
+        with progress_bar(console, "reading") as on_progress:
             imported = import_datasets(
                 opened, out, foreign=foreign, spec=spec, config=config, on_progress=on_progress
             )
@@ -203,13 +202,6 @@ def _print_spaces(spec: SpaceSpec) -> None:
 
 def _tell(console: Console, what: str, text: str) -> None:
     console.print(f"[yellow]{what}:[/] {escape(text)}", highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 @contextmanager

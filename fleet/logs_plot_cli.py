@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 
-from fleet.cli_output import escape, fail
+from fleet.cli_output import escape, fail, progress_on
 from fleet.logs_options import LogPaths, Where, clear_log_errors, open_chosen, tell_damaged
 from fleet.ready import EXIT_CONFIG
 
@@ -116,7 +115,7 @@ def _draw_all(
     from replay_server.log_summary import summarise
     from replay_server.robot_numbers import robots
 
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    with progress_on(console) as progress:
         task = progress.add_task("reading episodes", total=len(logs.episodes))
         statistics = read_statistics(logs, lambda done, _: progress.update(task, completed=done))
         progress.update(task, description="drawing", total=None)

@@ -119,7 +119,7 @@ def offline_eval(
 def _stages(console: Console) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
     """Progress bars on stderr, one for each stage that has begun."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
 
         def begin(name: str) -> Callable[[int, int], None]:
             task = progress.add_task(name.replace("[", "\\["), total=None)

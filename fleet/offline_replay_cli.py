@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 
 from fleet.cli_options import Overrides
 from fleet.cli_output import Json, escape, fail, print_json
@@ -18,7 +17,7 @@ from fleet.config_file import load_fleet
 from fleet.endpoints import has_port, host_of, is_loopback
 from fleet.key_files import KeyFolder
 from fleet.keys import Credentials, find_credentials
-from fleet.logs_options import LogPaths, Where, clear_log_errors, open_chosen, tell_damaged
+from fleet.logs_options import LogPaths, Where, clear_log_errors, open_chosen, progress_bar, tell_damaged
 from fleet.ready import EXIT_CONFIG, stop_on_signals
 from fleet.replay_view import replay_view
 
@@ -84,13 +83,8 @@ def replay(
         endpoint, folder = _server(into, config, keys, overrides)
         chosen = open_chosen(logs, where, console)
         known = len(chosen.damaged)
-        with Progress(console=console, transient=True) as progress:
-            task = progress.add_task("checking every row", total=None)
-            plan = plan_replay(
-                chosen,
-                longest_gap_s,
-                lambda done, total: progress.update(task, completed=done, total=total),
-            )
+        with progress_bar(console, "checking every row") as on_progress:
+            plan = plan_replay(chosen, longest_gap_s, on_progress)
         tell_damaged(chosen, console, known)
         credentials = _credentials(folder, [robot.robot_id for robot in plan.robots])
         _announce(plan, endpoint, console)

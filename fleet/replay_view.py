@@ -88,5 +88,5 @@ def replay_view(console: Console) -> Iterator[ReplayView]:
         TaskProgressColumn(),
         TextColumn("{task.fields[text]}"),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         yield ReplayView(progress)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
 from rich.table import Table
+
+from fleet.cli_output import progress_on
 
 if TYPE_CHECKING:
     from replay_server.spans import Span
@@ -30,7 +31,7 @@ def check_run(run: Path, console: Console) -> RunCheck:
     id_file = run / "run_id"
     run_id = id_file.read_text().strip() if id_file.is_file() else ""
     boots = [boot for boot in read_spool(run / "spool") if boot.run_id in ("", run_id)]
-    with Progress(console=console, transient=True) as progress:
+    with progress_on(console) as progress:
         task = progress.add_task("reading episode files", total=None)
         check = verify_run(
             run,

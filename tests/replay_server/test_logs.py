@@ -189,5 +189,5 @@ def test_a_spec_is_taken_from_a_file_that_can_be_read(tmp_path):
     assert logs.spec == SPEC and list(logs.damaged) == [first]
     logs = open_logs([folder])
     logs.episodes[0].path.unlink()
-    with pytest.raises(LogsError, match="all files are damaged"):
+    with pytest.raises(LogsError, match="no episode of these logs can be read"):
         logs.spec  # noqa: B018
