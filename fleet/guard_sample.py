@@ -93,6 +93,8 @@ class GuardSample:
             except EpisodeFileError:
                 continue  # it was fine a moment ago, and is reported wherever all rows are read
             places = places[~transitions.intervened[places]]
+            if not len(places):
+                continue
             before = np.pad(transitions.action, ((2, 0), (0, 0)))
             moments = Moments.of(
                 transitions.observation[places],

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from fleet.cli_output import Json, fail, print_json
-from fleet.config import ConfigError
+from fleet.config import ConfigError, FleetConfig
 from fleet.config_file import load_fleet
 from fleet.logs_options import LogPaths, Where, clear_log_errors, open_chosen, tell_damaged
 from fleet.ready import EXIT_CONFIG
@@ -70,12 +71,15 @@ def offline_eval(
     from learner.fqe import FqeSettings
     from replay_server.episode_file import EpisodeFileError
     from robot_nodes.gazebo.gazebo_error import GazeboError
+    from robot_nodes.guard_preview import GuardPreviewError
     from robot_nodes.policy import PolicyError
     from robot_nodes.sim.rollout import RolloutError
 
     console = Console(stderr=True)
     if plot is not None and not simulate:
         fail("--plot draws estimates against the truth, which needs --simulate N", EXIT_CONFIG)
+    if plot is not None and (plot.suffix != ".png" or not plot.absolute().parent.is_dir()):
+        fail(f"--plot {plot}: must be a .png in a folder that exists", EXIT_CONFIG)
     with clear_log_errors():
         try:
             policies = [find_policy(path) for path in (policy, *(against or ()))]
@@ -90,6 +94,8 @@ def offline_eval(
                 except ConfigError:
                     if simulate:
                         raise
+            if simulate and config is not None:
+                _check_simulated(config, robot)
             options = Options(
                 gamma=choose_gamma(gamma, policies, config),
                 settings=FqeSettings(members=members, steps=steps),
@@ -103,16 +109,35 @@ def offline_eval(
             tell_damaged(chosen, console, damaged)
             if plot is not None:
                 plot_agreement(evaluation, plot)
-        except (PolicyError, GazeboError, EpisodeFileError) as error:
+        except (PolicyError, GazeboError, GuardPreviewError, EpisodeFileError) as error:
             fail(str(error), EXIT_CONFIG)
         except RolloutError as error:
             fail(f"{robot or 'the simulated robot'}: {error}", 1)
         except OSError as error:
             fail(f"cannot write: {error}", 1)
     if as_json:
-        print_json(asdict(evaluation))
+        print_json(_without_nan(asdict(evaluation)))
     else:
         print_evaluation(evaluation, Console())
+
+
+def _check_simulated(fleet: FleetConfig, robot_id: str) -> None:
+    """Say before the long work that a robot cannot be simulated."""
+    entry = fleet.entry(robot_id or fleet.robots[0].id)
+    if entry.robot.sim is None:
+        raise ConfigError(
+            f"{entry.id} is real hardware (no sim group in its config): leave --simulate out, or name a "
+            "simulated robot with --robot"
+        )
+
+
+def _without_nan(data: Any) -> Any:
+    """The same with null for numbers that are not there, as JSON has no NaN."""
+    if isinstance(data, dict):
+        return {key: _without_nan(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_without_nan(value) for value in data]
+    return None if isinstance(data, float) and math.isnan(data) else data
 
 
 @contextmanager

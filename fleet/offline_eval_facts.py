@@ -32,7 +32,7 @@ class LogFacts:
         tail: Weight γ^T of what came after their time limits, which the returns leave out.
         clipped: Share of the sampled actions that the guard changed, as logged; None: nothing was sampled.
         guard: What it makes of the actions asked for then, computed anew.
-        guard_missing: Why there is nothing about the guard.
+        guard_missing: Why there is nothing about the guard, or about some robots' guards.
     """
 
     episodes: int
@@ -64,7 +64,7 @@ class PolicyFacts:
         above_first_interval: 90 %, member by member.
         distance: From the logged actions.
         td_error: Of its critic.
-        td_missing: Why there is none.
+        td_note: Why there is none, or that it is a neighbouring checkpoint's.
         guard: What the guard would make of its actions.
         truth: In simulation.
     """
@@ -79,7 +79,7 @@ class PolicyFacts:
     above_first_interval: Interval | None
     distance: ActionDistance
     td_error: TdError | None
-    td_missing: str
+    td_note: str
     guard: GuardFacts | None
     truth: TrueReturn | None
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from replay_server.logs import Logs
     from robot_nodes.sim.true_return import TrueReturn
 
+_TD_MEMBERS = 200
+
 Stage = Callable[[str], Callable[[int, int], None]]
 """Begins a stage of the work under a name; what it returns is called with what is done and the total."""
 
@@ -112,9 +114,15 @@ class _Evaluator:
             sample = GuardSample.draw(logs, self.fleet, self.options.guard_rows, rng)
         except GuardPreviewError as error:
             return None, str(error)
+        strangers = ", ".join(sample.strangers)
         if not sample.parts:
-            return None, f"{', '.join(sample.strangers) or 'no robot of the logs'}: not in the fleet's config"
-        return sample, ""
+            who = (
+                f"{strangers}: not in the fleet's config"
+                if strangers
+                else "a person moved the robots all along"
+            )
+            return None, who
+        return sample, f"{strangers}: not in the fleet's config, left out" if strangers else ""
 
     def run(self, policies: Sequence[NamedPolicy]) -> Evaluation:
         """Evaluate them one after the other."""
@@ -169,7 +177,7 @@ class _Evaluator:
 
         above_logs = estimate.values - self.returns.mean(estimate.weights)
         above_first = None if first is None else estimate.values - first.values
-        td_error, td_missing = self._td_error(policy)
+        td_error, td_note = self._td_error(policy)
         return PolicyFacts(
             name=policy.name,
             version=policy.message.version,
@@ -181,7 +189,7 @@ class _Evaluator:
             above_first_interval=None if above_first is None else interval(above_first),
             distance=measure_distance(self.rows, self.spread, torch.from_numpy(executed.here)),
             td_error=td_error,
-            td_missing=td_missing,
+            td_note=td_note,
             guard=None if self.sample is None else self.sample.preview(act),
             truth=self._truth(policy),
         )
@@ -200,7 +208,10 @@ class _Evaluator:
             return None, f"not available, {error}"
         generator = torch.Generator().manual_seed(self.options.seed)
         progress = self.stage(f"{policy.name}: TD error")
-        return measure_td_error(critic, self.rows, 200, generator, progress), ""
+        note, version = "", policy.message.version
+        if not policy.checkpoint.name.endswith(f"-{version:010d}"):
+            note = f"of the checkpoint {policy.checkpoint.name}: there is none of policy {version} itself"
+        return measure_td_error(critic, self.rows, _TD_MEMBERS, generator, progress), note
 
     def _truth(self, policy: NamedPolicy) -> TrueReturn | None:
         from robot_nodes.sim.true_return import true_return

@@ -11,11 +11,11 @@ from benchmarks.common.fleet_logs import record
 from fleet.config import FleetConfig
 from fleet.config_file import load_fleet
 from fleet.executed_actions import ExecutedActions
-from fleet.guard_sample import robot_of
+from fleet.guard_sample import GuardSample, robot_of
 from learner.publisher import policy_message
 from learner.row_file import RowFile
 from learner.trainer import Trainer
-from replay_server.logs import open_logs
+from replay_server.logs import Logs, open_logs
 from robot_nodes.tasks.task import make_task
 
 
@@ -28,11 +28,16 @@ def fleet() -> FleetConfig:
 
 
 @pytest.fixture(scope="module")
-def rows(fleet: FleetConfig, tmp_path_factory: pytest.TempPathFactory) -> RowFile:
+def logs(fleet: FleetConfig, tmp_path_factory: pytest.TempPathFactory) -> Logs:
     folder: Path = tmp_path_factory.mktemp("runs")
     message = policy_message(Trainer(fleet.learner, make_task(fleet, "robot1").spec), "r", 0, 0.3, 0)
     record(fleet, folder / "logs", message, episodes=2, seed=0)
-    return RowFile.build(folder / "rows", open_logs([folder / "logs"]))
+    return open_logs([folder / "logs"])
+
+
+@pytest.fixture(scope="module")
+def rows(logs: Logs, tmp_path_factory: pytest.TempPathFactory) -> RowFile:
+    return RowFile.build(tmp_path_factory.mktemp("rows") / "rows", logs)
 
 
 def by_position(observation: np.ndarray) -> np.ndarray:
@@ -60,9 +65,16 @@ def test_the_guard_knows_what_was_executed_before(fleet: FleetConfig, rows: RowF
     assert told == [(20, 80), (40, 80), (60, 80), (80, 80)]
 
 
-def test_robots_that_the_fleet_lacks(fleet: FleetConfig) -> None:
+def test_robots_that_the_fleet_lacks_are_told_and_left_out(fleet: FleetConfig, logs: Logs) -> None:
     assert robot_of(fleet, "robot2") is fleet.entry("robot2").robot
     assert robot_of(fleet, "arm9") is fleet.robots[0].robot  # all are of one kind
-    other = fleet.robots[1].robot.model_copy(update={"name": "another"})
-    entries = [fleet.robots[0], fleet.robots[1].model_copy(update={"robot": other})]
-    assert robot_of(fleet.model_copy(update={"robots": entries}), "arm9") is None
+    first, second = fleet.robots
+    other = second.model_copy(
+        update={"id": "arm9", "robot": second.robot.model_copy(update={"name": "another"})}
+    )
+    mixed = fleet.model_copy(update={"robots": [first, other]})
+    assert robot_of(mixed, "robot2") is None
+    rng = np.random.default_rng(0)
+    assert GuardSample.draw(logs, fleet, 1000, rng).preview().rows == 80
+    sample = GuardSample.draw(logs, mixed, 1000, rng)
+    assert (sample.strangers, sample.preview().rows) == (["robot2"], 40)

@@ -62,10 +62,11 @@ def test_one_policy_in_json(folders: Path) -> None:
     assert policy["version"] == 5
     assert policy["interval"][0] < policy["estimate"] < policy["interval"][1]
     assert policy["above_logs"] == pytest.approx(policy["estimate"] - logs["mean_return"], abs=1e-5)
-    assert policy["td_error"]["mean_squared"] > 0 and policy["td_missing"] == ""
+    assert policy["td_error"]["mean_squared"] > 0 and policy["td_note"] == ""
     assert policy["distance"]["rms"] > 0 and len(policy["distance"]["rms_per_action"]) == 7
     assert policy["guard"]["rows"] == logs["guard"]["rows"] == 60
     assert abs(logs["guard"]["changed"] - logs["clipped"]) < 0.1  # first steps of episodes may differ
+    assert logs["evaluations"] is None  # not NaN, which no other JSON parser takes
     assert policy["truth"] is None and facts["agreement"] is None
 
 
@@ -127,6 +128,7 @@ def test_what_is_wrong_is_one_clear_line(folders: Path, tmp_path: Path) -> None:
         ([run, logs, "--gamma", "1"], "needs it below 1"),
         ([run, logs, "--plot", "x.png"], "needs --simulate N"),
         ([run, logs, "--simulate", "1", "--robot", "robot9"], "robot9"),
+        ([run, logs, "--simulate", "1", "--plot", tmp_path / "a.txt"], "must be a .png"),
         ([folders / "policy.pnaf", logs, "--checkpoints"], "no checkpoints are there"),
     ]:
         code, out, err = offline_eval(*arguments, *QUICK)
