@@ -172,10 +172,10 @@ def measure_reads(folder: Path, rows: int, repeats: int) -> list[dict[str, Any]]
 
 def measure_minibatches(folder: Path, repeats: int) -> list[dict[str, Any]]:
     """Minibatches per second, from the mapped file and from memory."""
-    store = RowStore.open(folder.parent / "rows")
+    file = RowStore.open(folder.parent / "rows").file
     mirrors = {
-        "mapped file": ReplayMirror.of(store.rows, store.layout, store.demonstrations),
-        "memory": ReplayMirror.of(store.rows.clone(), store.layout, store.demonstrations),
+        "mapped file": ReplayMirror.of(file.values, file.layout, file.demonstrations),
+        "memory": ReplayMirror.of(file.values.clone(), file.layout, file.demonstrations),
     }
     best = dict.fromkeys(mirrors, np.inf)
     for _ in range(repeats):

@@ -124,7 +124,7 @@ def measure(
             row: dict[str, Any] = {
                 "task": task,
                 "logs": quality,
-                "rows": len(store.rows),
+                "rows": store.file.rows,
                 "own %": 100 * float(np.mean([info.success for info in infos])),
                 "own return": float(np.mean([info.metrics["return"] for info in infos])),
             }

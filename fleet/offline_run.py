@@ -137,8 +137,8 @@ class OfflineRun:
         self._store = store
         self.report = replace(
             self.report,
-            episodes=len(store.starts) - 1,
-            rows=len(store.rows),
+            episodes=store.file.episodes,
+            rows=store.file.rows,
             damaged=[str(path) for path in logs.damaged] or self.report.damaged,
         )
 

@@ -12,7 +12,7 @@ prefer actions that turned out better than the values say, as in AWAC (arXiv:200
 
 within groups of 64 rows, so neither the scale of rewards nor values that are too high everywhere matter.
 ρ_j falls with the variance of the logged actions about what observations explain of them
-(`learner/offline_training.py`): where the data is narrow, μ is held firmly; where it explores, hardly.
+(`learner/logged_spread.py`): where the data is narrow, μ is held firmly; where it explores, hardly.
 """
 
 from __future__ import annotations

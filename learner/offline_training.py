@@ -18,14 +18,14 @@ from dataclasses import dataclass
 import torch
 
 from fleet.codec import encode
-from fleet.config import FleetConfig, LearnerConfig
+from fleet.config import FleetConfig
 from fleet.messages import PolicyMessage
 from fleet.run_folder import RunFolder
 from learner.checkpoint import Progress, resume, save_checkpoint
 from learner.curves import Curves
 from learner.device import DeviceQueue, check_device
+from learner.logged_spread import measure_spread
 from learner.mirror import ReplayMirror
-from learner.naf import NafShape, evaluate
 from learner.publisher import policy_message
 from learner.row_store import RowStore
 from learner.trainer import Trainer
@@ -34,8 +34,6 @@ from replay_server.episode_file import write_atomically
 log = logging.getLogger(__name__)
 
 _SLICE_S = 0.2
-_SPREAD_UPDATES = 3000
-_SPREAD_ROWS = 8192
 _EXPLORING_VARIANCE = 0.09
 _LEAST_VARIANCE = 1e-3
 
@@ -75,12 +73,13 @@ class OfflineTraining:
         check_device(self.config.device)
         torch.set_num_threads(self.config.threads)
         seed = fleet.seed + 1000 * self.config.seed
-        self.mirror = ReplayMirror.of(store.rows, store.layout, store.demonstrations, self.config.device)
-        self.trainer = Trainer(self.config, store.spec, seed)
+        file = store.file
+        self.mirror = ReplayMirror.of(file.values, file.layout, file.demonstrations, self.config.device)
+        self.trainer = Trainer(self.config, file.spec, seed)
         self.trainer.adopt(store.normaliser, store.rewards)
         if self.config.behaviour_weight:
-            variance = action_variance(self.config, store, self.mirror, seed)
-            self.trainer.behaviour.precision.copy_(precision_of(variance))
+            spread = measure_spread(file, torch.Generator().manual_seed(seed))
+            self.trainer.behaviour.precision.copy_(precision_of(spread.values.square()))
         self.resumed = resume(run.checkpoints, self.trainer, run.run_id())
         self._curves = Curves(run.tensorboard)
         self._queue = DeviceQueue(self.trainer.device)
@@ -152,7 +151,7 @@ class OfflineTraining:
             run_id=self.run.run_id(),
             policy_version=self._version,
             policies_published=0,
-            cursor=len(self.store.rows),
+            cursor=self.store.file.rows,
         )
         save_checkpoint(self.run.checkpoints, self.trainer, progress, policy, self.config.keep_checkpoints)
         frame = encode(policy)
@@ -161,31 +160,6 @@ class OfflineTraining:
     def close(self) -> None:
         """Write out the curves."""
         self._curves.close()
-
-
-def action_variance(config: LearnerConfig, store: RowStore, mirror: ReplayMirror, seed: int) -> torch.Tensor:
-    """How far logged actions spread about what the observations explain of them [nu].
-
-    The mean squared residual of a small behaviour cloning: noise and everything else that the observations
-    do not tell.
-    """
-    update = {
-        "algorithm": "naf",
-        "behaviour_weight": 1.0,
-        "behaviour_temperature": 0.0,
-        "linear_mean": False,
-        "n_step": 1,
-        "demonstration_fraction": 0.0,
-    }
-    trainer = Trainer(config.model_copy(update=update), store.spec, seed)
-    trainer.adopt(store.normaliser, store.rewards)
-    trainer.update_many(mirror, _SPREAD_UPDATES)
-    trainer.check_finite()
-    rows = mirror.sample(trainer.generator, _SPREAD_ROWS)
-    x, u = trainer.observations_and_actions(rows)
-    assert isinstance(trainer.network, NafShape)
-    with torch.no_grad():
-        return (u - evaluate(trainer.network, trainer.flat, x).mu).square().mean(dim=0)
 
 
 def precision_of(variance: torch.Tensor) -> torch.Tensor:

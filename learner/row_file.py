@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -33,6 +34,7 @@ class RowFile:
         values: The rows [N, width], float32, on the disk.
         starts: Where each episode begins [E], int64.
         infos: Facts of each episode, E of them.
+        demonstrations: Rows in which a person moved the robot, ascending [n].
     """
 
     spec: SpaceSpec
@@ -40,6 +42,7 @@ class RowFile:
     values: Tensor
     starts: Tensor
     infos: list[EpisodeInfo]
+    demonstrations: npt.NDArray[np.int64]
 
     @classmethod
     def build(cls, path: Path, logs: Logs, on_progress: Progress = lambda done, total: None) -> RowFile:
@@ -51,18 +54,23 @@ class RowFile:
         """
         layout = RowLayout(logs.spec.observation.size, logs.spec.action.size)
         starts, infos, rows = [], [], 0
+        shown = [np.zeros(0, np.int64)]
         with path.open("wb") as file:
             for summary, transitions in logs.read(on_progress):
                 if not transitions.rows:
                     continue
-                file.write(PackedRows.pack(transitions, layout).values.data)
+                packed = PackedRows.pack(transitions, layout)
+                file.write(packed.values.data)
+                shown.append(rows + packed.demonstrations)
                 starts.append(rows)
                 infos.append(summary.info)
                 rows += transitions.rows
         if not rows:
             raise LogsError("these logs hold no row that can be read")
         values = np.memmap(path, np.float32, "r+", shape=(rows, layout.width))
-        return cls(logs.spec, layout, torch.from_numpy(values), torch.tensor(starts), infos)
+        return cls(
+            logs.spec, layout, torch.from_numpy(values), torch.tensor(starts), infos, np.concatenate(shown)
+        )
 
     @property
     def rows(self) -> int:

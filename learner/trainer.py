@@ -278,11 +278,6 @@ class Trainer:
         }
         return {f"learner/{key}": float(value) for key, value in values.items()}
 
-    def observations_and_actions(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised observations x [N, nx] and actions u [N, nu] of raw rows [N, width], overwritten."""
-        batch = self._prepare(rows)
-        return batch.x, batch.u
-
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds besides `facts`, by the names it has there; the tensors themselves."""
         return {

@@ -46,14 +46,14 @@ def test_rows_are_those_that_a_mirror_of_the_running_fleet_would_hold(
     for _, transitions in logs.read():
         mirror.extend(transitions)
         normaliser.extend(transitions.observation)
-    mine = ReplayMirror.of(store.rows, store.layout, store.demonstrations)
+    mine = ReplayMirror.of(store.file.values, store.file.layout, store.file.demonstrations)
     assert torch.equal(mine.rows, mirror.rows)
     assert (len(mine), mine.cursor, mine.demonstration_rows) == (100, 100, 4)
     for demonstrations in (0, 10):
         seeds = [torch.Generator().manual_seed(1) for _ in range(2)]
         samples = [m.sample(g, 32, demonstrations) for m, g in zip((mine, mirror), seeds, strict=True)]
         assert torch.equal(*samples)
-    assert store.starts.tolist() == [0, 25, 50, 75, 100]
+    assert store.file.starts.tolist() == [0, 25, 50, 75]
     np.testing.assert_array_equal(store.normaliser.mean, normaliser.mean)
     assert store.rewards.count == 100
 
@@ -62,8 +62,8 @@ def test_it_is_opened_again_as_it_was(tmp_path: Path, spec: SpaceSpec, make_rows
     folder = write(tmp_path / "run", spec, make_rows)
     built = RowStore.build(tmp_path / "rows", open_logs([folder]))
     store = RowStore.open(tmp_path / "rows")
-    assert torch.equal(store.rows, built.rows)
-    assert (store.spec, store.fingerprint) == (spec, fingerprint(open_logs([folder])))
+    assert torch.equal(store.file.values, built.file.values)
+    assert (store.file.spec, store.fingerprint) == (spec, fingerprint(open_logs([folder])))
     assert store.normaliser.state() == built.normaliser.state()
     part = open_logs([folder], Selection.parse(["success=yes"]))
     assert fingerprint(part) != store.fingerprint
@@ -79,7 +79,7 @@ def test_damaged_episodes_are_left_out_and_named(
     logs = open_logs([folder])
     second.write_bytes(second.read_bytes()[:1000])  # while it is being read
     store = RowStore.build(tmp_path / "rows", logs)
-    assert len(store.rows) == 75
+    assert len(store.file.values) == 75
     assert list(logs.damaged) == [second]
 
 
@@ -89,7 +89,7 @@ def test_what_cannot_be_built_leaves_nothing(tmp_path: Path, spec: SpaceSpec, ma
     logs = open_logs([folder])
     assert logs.spec == spec
     file.write_bytes(b"")
-    with pytest.raises(LogsError, match="no episode of these logs can be read"):
+    with pytest.raises(LogsError, match="hold no row that can be read"):
         RowStore.build(tmp_path / "rows", logs)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 

@@ -57,7 +57,7 @@ def make_rows(spec: SpaceSpec, episodes: int = 6, steps: int = 5, **info: Any) -
     values[:, layout.bootstrap] = (torch.arange(n) % steps < steps - 1).float()
     starts = torch.arange(0, n, steps)
     infos = [replace(INFO, first_cursor=int(start), **info) for start in starts]
-    return RowFile(spec, layout, values, starts, infos)
+    return RowFile(spec, layout, values, starts, infos, np.zeros(0, np.int64))
 
 
 @pytest.mark.parametrize(
