@@ -47,7 +47,7 @@ class Store:
     """A run folder whose disk is fast: an episode is written as soon as it is handed over."""
 
     def __init__(self, run_dir: Path) -> None:
-        self.run_dir = run_dir
+        self.run_dir, self.task = run_dir, ""
         self.catalog = EpisodeCatalog(run_dir)
         self.accepting = True
         self.backlog = self.write_errors = self.episodes_written = 0
