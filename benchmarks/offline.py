@@ -198,7 +198,7 @@ def measure_exports(folder: Path, rows: int) -> list[dict[str, Any]]:
 
     exports: dict[str, Callable[[Logs, Path], Any]] = {
         "robomimic": lambda logs, out: export_robomimic(logs, out.with_suffix(".hdf5")),
-        "minari": lambda logs, out: export_minari(logs, out),
+        "minari": lambda logs, out: export_minari(logs, out / "lab" / "logs-v0"),
         "lerobot": lambda logs, out: export_lerobot(logs, out),
     }
     table = []
