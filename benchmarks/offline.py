@@ -12,7 +12,8 @@ replay server writes them. Every way to read them is timed in the same run, file
     scan, catalog           the same, from the catalog
 
 Minibatches of 64 rows are gathered from those training rows as training does, and from the same rows in
-memory. Exports are timed from logs to a finished file.
+memory. `memory MB` is by how much this process grew, mapped files left out, until the training rows were
+made and 20,000 minibatches drawn. Exports are timed from logs to a finished file.
 
     python benchmarks/offline.py --rows 200000 --json offline.json
 """
@@ -190,6 +191,25 @@ def measure_minibatches(folder: Path, repeats: int) -> list[dict[str, Any]]:
     return [{"minibatches of 64 from": name, "a second": round(2000 / best[name])} for name in mirrors]
 
 
+def own_memory_mb() -> float:
+    """Memory of this process that no file backs."""
+    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("RssAnon"))
+    return int(line.split()[1]) / 1e3
+
+
+def measure_memory(folder: Path, rows: int) -> list[dict[str, Any]]:
+    """What it takes to train from logs, in memory."""
+    before = own_memory_mb()
+    build_rows(folder)
+    file = RowStore.open(folder.parent / "rows").file
+    mirror = ReplayMirror.of(file.values, file.layout, file.demonstrations)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20_000):
+        mirror.sample(generator, BATCH)
+    mb = file.values.numel() * 4e-6
+    return [{"rows": rows, "MB of rows": round(mb), "memory MB": round(own_memory_mb() - before, 1)}]
+
+
 def measure_exports(folder: Path, rows: int) -> list[dict[str, Any]]:
     """Rows per second of each export."""
     from replay_server.exchange.lerobot import export_lerobot
@@ -223,6 +243,7 @@ def main() -> None:
         took_s = seconds(lambda: make_logs(folder, rows))
         print(f"{rows:,} rows in {rows // EPISODE_ROWS:,} files, written at {rows / took_s:,.0f} rows/s")
         tables = {
+            "memory": measure_memory(folder, rows),
             "reads": measure_reads(folder, rows, arguments.repeats),
             "minibatches": measure_minibatches(folder, arguments.repeats),
             "exports": measure_exports(folder, rows),
