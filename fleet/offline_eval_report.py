@@ -227,9 +227,9 @@ def _print_guard(evaluation: Evaluation, console: Console) -> None:
 
 def _add_column(table: Table, name: str) -> None:
     if name == "policy":
-        table.add_column(name, overflow="fold", min_width=20)
+        table.add_column(name, overflow="fold", min_width=12)
     else:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
 
 
 def _guard_cells(guard: GuardFacts, limits: list[str]) -> list[str]:
