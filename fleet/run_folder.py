@@ -98,14 +98,23 @@ class RunFolder:
         return load_fleet(self.config)
 
 
+def check_run_name(name: str) -> None:
+    """Make sure that a run folder may have this name.
+
+    Raises:
+        ConfigError: It may not.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"run name {name!r}: use letters, digits, '.', '_' and '-', at most 100")
+
+
 def create_run_folder(fleet: FleetConfig, runs: Path, name: str) -> RunFolder:
     """Make `runs/name` and write the config as run, with copies of the URDFs it names.
 
     Raises:
         ConfigError: The name is unusable or taken.
     """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(f"run name {name!r}: use letters, digits, '.', '_' and '-', at most 100")
+    check_run_name(name)
     folder = RunFolder(runs / name)
     if folder.path.exists():
         raise ConfigError(

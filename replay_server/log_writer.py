@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import uuid
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,26 +19,29 @@ from typing import Any
 import numpy as np
 
 from fleet.config import FleetConfig
+from fleet.durable_files import fsync_path
 from fleet.messages import Transitions
-from fleet.run_folder import RunFolder, create_run_folder
+from fleet.run_folder import RunFolder, check_run_name, create_run_folder
 from fleet.spaces import SpaceSpec
 from replay_server.episode_catalog import seal_episode
-from replay_server.episode_file import Episode, EpisodeInfo, episode_path, write_atomically
-from replay_server.logs import LogsError
+from replay_server.episode_file import Episode, EpisodeInfo
+from replay_server.logs import PARTIAL, LogsError
 
 MADE_FILE = "made.json"
 """How a folder came about, for people."""
 
 
 class LogWriter:
-    """Writes one folder, episode by episode, durable once closed; if anything fails, nothing is left of it.
+    """Writes one folder, episode by episode; under its name it is whole and durable, or not there.
+
+    Until it is closed it is called NAME.partial; if anything fails, nothing is left of it.
 
         with LogWriter(out, spec, "merged from runs/a, runs/b", config) as writer:
             for summary, transitions in logs.read():
                 writer.add(summary.info, transitions)
 
     Attributes:
-        folder: The folder.
+        folder: The folder, as it is called in the end.
         episodes: Episodes written.
         rows: Their transitions.
     """
@@ -66,26 +70,27 @@ class LogWriter:
         """
         if out.exists():
             raise LogsError(f"{out} exists already: name another folder, or remove that first")
+        check_run_name(out.name)
         self.spec, self._made = spec, made
         self._as_lived = as_lived
-        self.folder = RunFolder(out)
+        self.folder, self._partial = RunFolder(out), out.with_name(out.name + PARTIAL)
+        shutil.rmtree(self._partial, ignore_errors=True)  # of a process that was killed
         try:
             self._make_folder(config)
         except BaseException:
-            shutil.rmtree(out, ignore_errors=True)
+            shutil.rmtree(self._partial, ignore_errors=True)
             raise
-        self._run_id = self.folder.run_id()
         self.episodes = self.rows = 0
         self._next_seq: dict[tuple[str, str], int] = {}
         self._last_episode: dict[tuple[str, str], int] = {}
 
     def _make_folder(self, config: FleetConfig | None) -> None:
-        out = self.folder.path
         if config is not None:
-            create_run_folder(config, out.parent, out.name)
-        (out / "episodes").mkdir(parents=True)
-        text = json.dumps(self.spec.to_json(), indent=1)
-        write_atomically(out / "spec.json", lambda temporary: temporary.write_text(text))
+            create_run_folder(config, self._partial.parent, self._partial.name)
+        (self._partial / "episodes").mkdir(parents=True)
+        (self._partial / "spec.json").write_text(json.dumps(self.spec.to_json(), indent=1))
+        self._run_id = f"{self.folder.path.name}-{uuid.uuid4().hex[:8]}"
+        (self._partial / "run_id").write_text(f"{self._run_id}\n")
 
     def __enter__(self) -> LogWriter:
         return self
@@ -94,7 +99,7 @@ class LogWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            shutil.rmtree(self.folder.path, ignore_errors=True)
+            shutil.rmtree(self._partial, ignore_errors=True)
             return
         facts: dict[str, Any] = {
             "made": self._made,
@@ -102,10 +107,16 @@ class LogWriter:
             "episodes": self.episodes,
             "rows": self.rows,
         }
-        (self.folder.path / MADE_FILE).write_text(json.dumps(facts, indent=2) + "\n")
-        os.sync()  # once, not for each of maybe a hundred thousand files
+        try:
+            (self._partial / MADE_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+            os.sync()  # once, not for each of maybe a hundred thousand files
+            self._partial.rename(self.folder.path)
+        except BaseException:
+            shutil.rmtree(self._partial, ignore_errors=True)
+            raise
+        fsync_path(self.folder.path.parent)
 
-    def add(self, info: EpisodeInfo, transitions: Transitions) -> Path:
+    def add(self, info: EpisodeInfo, transitions: Transitions) -> None:
         """Write one episode; of each boot, episodes must come in their order.
 
         `info` says whose it is and how it ended; counts, numbers and cursors are set here.
@@ -135,12 +146,10 @@ class LogWriter:
             policy_version=int(transitions.policy_version.min()),
             origin=info.origin or ("" if self._as_lived else self._made),
         )
-        path = seal_episode(
-            self.folder.path,
+        seal_episode(
+            self._partial,
             Episode(info=info, spec=self.spec, transitions=transitions, seq=seq, cursor=cursor),
             durable=False,
         )
-        assert path == episode_path(self.folder.path, info.robot_id, info.boot_id, info.episode)
         self._next_seq[stream], self._last_episode[stream] = first_seq + rows, info.episode
         self.episodes, self.rows = self.episodes + 1, self.rows + rows
-        return path

@@ -34,11 +34,11 @@ def write(tmp_path, make_spec, make_transitions):
                     policy_version=0, evaluation=True, end="success", success=True, complete=True,
                     metrics={"return": 0.1, "odd": float("nan")},
                 )  # fmt: skip
-                path = writer.add(facts, make_transitions(6 + number, 100 * number))
-                if number < 4:
-                    with h5py.File(path, "r+") as file:
-                        file.attrs["schema_version"] = 1
-                        del file.attrs["task"], file.attrs["origin"]
+                writer.add(facts, make_transitions(6 + number, 100 * number))
+        for path in files_of(tmp_path / name)[:4]:
+            with h5py.File(path, "r+") as file:
+                file.attrs["schema_version"] = 1
+                del file.attrs["task"], file.attrs["origin"]
         (tmp_path / name / "episodes" / "catalog").unlink()
         return tmp_path / name
 
