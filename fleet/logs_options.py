@@ -60,6 +60,16 @@ def tell_damaged(logs: Logs, console: Console, known: int = 0) -> None:
         console.print(f"[yellow]left out:[/] {len(damaged) - _SHOWN} more such files", **_PLAIN)
 
 
+def tell_copies(logs: Logs, console: Console) -> None:
+    """Say how many episodes count twice or more."""
+    if logs.copies:
+        console.print(
+            f"[yellow]note:[/] {logs.copies} episodes are there more than once, and each copy counts; "
+            "pnaf logs merge keeps one",
+            **_PLAIN,
+        )
+
+
 @contextmanager
 def clear_log_errors() -> Iterator[None]:
     """As `clear_errors`, and for what is wrong with logs, conditions or the disk."""

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fleet.cli_output import Json, fail, print_json
 from fleet.config import ConfigError, FleetConfig
 from fleet.config_file import load_fleet
-from fleet.logs_options import LogPaths, Where, clear_log_errors, open_chosen, tell_damaged
+from fleet.logs_options import LogPaths, Where, clear_log_errors, open_chosen, tell_copies, tell_damaged
 from fleet.ready import EXIT_CONFIG
 
 
@@ -87,6 +87,7 @@ def offline_eval(
                 policies += find_checkpoints(policy)
             chosen = open_chosen(logs, where, console)
             damaged = len(chosen.damaged)
+            tell_copies(chosen, console)
             config = load_fleet(fleet) if fleet is not None else None
             if config is None:
                 try:

@@ -13,7 +13,15 @@ from rich.console import Console
 
 from fleet.cli_options import Overrides
 from fleet.cli_output import Json, fail, print_json, progress_on
-from fleet.logs_options import LogPaths, Where, clear_log_errors, open_chosen, progress_bar, tell_damaged
+from fleet.logs_options import (
+    LogPaths,
+    Where,
+    clear_log_errors,
+    open_chosen,
+    progress_bar,
+    tell_copies,
+    tell_damaged,
+)
 from fleet.offline_run import Method, OfflineReport, OfflineRun, offline_config
 from fleet.ready import stop_on_signals
 
@@ -66,6 +74,7 @@ def train(
 
         logs = open_chosen(paths, where, console)
         told, spec = len(logs.damaged), logs.spec
+        tell_copies(logs, console)
         config = offline_config(logs, fleet, method, overrides or ())
         report = OfflineReport([str(path) for path in paths], list(where or ()), fingerprint(logs), method)
         offline = OfflineRun(

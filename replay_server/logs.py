@@ -59,6 +59,12 @@ class Logs:
         """Transitions of all episodes."""
         return sum(episode.info.rows for episode in self.episodes)
 
+    @property
+    def copies(self) -> int:
+        """How many episodes bear the name of another: copies, or the same one told for another task."""
+        names = {(e.info.robot_id, e.info.boot_id, e.info.episode) for e in self.episodes}
+        return len(self.episodes) - len(names)
+
     @cached_property
     def spec(self) -> SpaceSpec:
         """The one spec that all episodes follow.

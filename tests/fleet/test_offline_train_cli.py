@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,8 +138,6 @@ def test_another_training_of_that_name_is_not_touched(at: Path, logs: Path) -> N
 
 
 def test_a_damaged_episode_is_named_and_left_out(at: Path, logs: Path) -> None:
-    import shutil
-
     shutil.copytree(logs, at / "logs")
     damaged = next((at / "logs/episodes/robot1").glob("*.h5"))
     damaged.write_bytes(damaged.read_bytes()[:2000])
@@ -149,9 +148,14 @@ def test_a_damaged_episode_is_named_and_left_out(at: Path, logs: Path) -> None:
     assert (facts["episodes"], [Path(path).name for path in facts["damaged"]]) == (5, [damaged.name])
 
 
-def test_rows_may_be_removed_and_come_back(at: Path, logs: Path) -> None:
-    import shutil
+def test_copies_of_episodes_are_told(at: Path, logs: Path) -> None:
+    shutil.copytree(logs, at / "copy")
+    answer = pnaf("offline", "train", logs, "copy", "--steps", 10, "--run", "a")
+    assert answer.status == 0
+    assert "6 episodes are there more than once, and each copy counts" in answer.errors
 
+
+def test_rows_may_be_removed_and_come_back(at: Path, logs: Path) -> None:
     assert pnaf("offline", "train", logs, "--steps", 10, "--run", "a").status == 0
     shutil.rmtree(at / "runs/a/rows")
     assert pnaf("offline", "train", logs, "--steps", 20, "--run", "a").status == 0
