@@ -86,7 +86,8 @@ def train(
         tell_damaged(logs, console, told)
         console.print(
             f"{offline.report.rows:,} transitions of {offline.report.episodes:,} episodes, "
-            f"{spec.observation.size} numbers observed, {spec.action.size} commanded; method {method}"
+            f"{spec.observation.size} numbers observed, {spec.action.size} commanded; method {method}",
+            soft_wrap=True,
         )
         with progress_on(console) as progress:
             bar = progress.add_task("training", total=steps)
@@ -105,11 +106,11 @@ def train(
                 finished = offline.train(steps, stop, show)
             except (DivergedError, CheckpointError) as error:
                 fail(str(error), 1)
-    _tell(offline, paths, as_json)
+    _tell(offline, paths, finished, as_json)
     raise typer.Exit(0 if finished else 130)
 
 
-def _tell(offline: OfflineRun, paths: list[Path], as_json: bool) -> None:
+def _tell(offline: OfflineRun, paths: list[Path], finished: bool, as_json: bool) -> None:
     report, folder = offline.report, offline.folder
     if as_json:
         print_json({"run": str(folder.path), "policy": str(folder.policy), **asdict(report)})
@@ -120,5 +121,8 @@ def _tell(offline: OfflineRun, paths: list[Path], as_json: bool) -> None:
         f"{report.updates:,} updates in {report.train_s:.0f} s; the policy's actions are {distance:.2f} from "
         "the logged ones (root mean square; actions lie in ±1)"
     )
-    out.print(f"next: pnaf offline eval {folder.path} {' '.join(map(str, paths))}")
+    if finished:
+        out.print(f"next: pnaf offline eval {folder.path} {' '.join(map(str, paths))}")
+    else:
+        out.print("stopped and saved: the same command with --run " + folder.path.name + " goes on from here")
     out.print(str(folder.path))
