@@ -11,12 +11,14 @@ is there under its name is a whole one.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -109,15 +111,15 @@ class RowStore:
             size, expected = (folder / _ROWS).stat().st_size, 4 * facts["rows"] * layout.width
             if size != expected:
                 raise LogsError(f"{folder / _ROWS}: is damaged: {size} bytes, {expected} were written")
-            values = torch.from_file(
-                str(folder / _ROWS), shared=False, size=expected // 4, dtype=torch.float32
-            )
-            with np.load(folder / _INDEX, allow_pickle=False) as index:
+            # Shared, or else the kernel would set memory aside for the whole file.
+            values = torch.from_file(str(folder / _ROWS), shared=True, size=expected // 4, dtype=torch.float32)
+            index_file = io.BytesIO((folder / _INDEX).read_bytes())
+            with np.load(index_file, allow_pickle=False) as index:
                 starts, demonstrations = torch.from_numpy(index["starts"]), index["demonstrations"]
             normaliser, rewards = Normaliser(spec.observation.size), RewardStatistics()
             normaliser.load_state(facts["normaliser"])
             rewards.load_state(facts["rewards"])
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, BadZipFile) as error:
             if isinstance(error, LogsError):
                 raise
             raise LogsError(f"{folder}: cannot be read: {error}; remove it to have it made anew") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,3 +105,24 @@ def test_damage_is_named(tmp_path: Path, spec: SpaceSpec, make_rows: MakeRows) -
     (tmp_path / "rows" / "manifest.json").write_text("{")
     with pytest.raises(LogsError, match=r"cannot be read: .*; remove it to have it made anew"):
         RowStore.open(tmp_path / "rows")
+    RowStore.build(tmp_path / "more", open_logs([tmp_path / "run"]))
+    index = tmp_path / "more" / "index.npz"
+    for damaged in (index.read_bytes()[:-30], b""):
+        index.write_bytes(damaged)
+        with pytest.raises(LogsError, match=r"cannot be read: .*; remove it to have it made anew"):
+            RowStore.open(tmp_path / "more")
+
+
+def test_rows_may_be_more_than_there_is_memory(
+    tmp_path: Path, spec: SpaceSpec, make_rows: MakeRows
+) -> None:
+    store = RowStore.build(tmp_path / "rows", open_logs([write(tmp_path / "run", spec, make_rows)]))
+    width = store.file.layout.width
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    manifest = tmp_path / "rows" / "manifest.json"
+    facts = json.loads(manifest.read_text()) | {"rows": 4 * memory // (4 * width)}
+    manifest.write_text(json.dumps(facts))
+    os.truncate(tmp_path / "rows" / "rows.f32", 4 * width * facts["rows"])  # holes, which take no room
+    opened = RowStore.open(tmp_path / "rows")
+    assert opened.file.rows == facts["rows"]
+    assert torch.equal(opened.file.values[:100], store.file.values)
