@@ -22,6 +22,7 @@ from torch import Tensor
 
 GROUP_ROWS = 64
 MAX_WEIGHT = 20.0
+_MIN_EXPONENT = -87.0  # of a float32: below, all weights of a group may be 0, and their mean as well
 
 
 class Behaviour:
@@ -48,5 +49,6 @@ class Behaviour:
 
     def _group_weights(self, advantage: Tensor) -> Tensor:
         rms = advantage.square().mean().sqrt()
-        w = (advantage / (self.temperature * rms + 1e-8)).exp().clamp_max(MAX_WEIGHT)
+        exponent = advantage / (self.temperature * rms + 1e-8)
+        w = exponent.clamp_min(_MIN_EXPONENT).exp().clamp_max(MAX_WEIGHT)
         return w / w.mean()

@@ -62,6 +62,13 @@ def test_weights_do_not_mind_scale_and_are_of_groups_of_64_rows() -> None:
     assert (w[0] / w[1]).item() == pytest.approx(20.0)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1e-3, 1.0])
+def test_where_all_actions_turned_out_worse_weights_stay_finite(temperature: float) -> None:
+    behaviour = make_behaviour(0.5, temperature)
+    for advantage in (torch.full((70,), -3.0), torch.zeros(70)):
+        assert torch.allclose(behaviour.row_weights(advantage), torch.ones(70, 1))
+
+
 @pytest.mark.parametrize("network", [{}, {"off_diagonal": True}, {"diagonal": "scaled"}], ids=str)
 @pytest.mark.parametrize("rows", [7, 64, 150])
 @settings(max_examples=10, deadline=None, derandomize=True)
