@@ -76,7 +76,8 @@ class OfflineTraining:
         file = store.file
         self.mirror = ReplayMirror.of(file.values, file.layout, file.demonstrations, self.config.device)
         self.trainer = Trainer(self.config, file.spec, seed)
-        self.trainer.adopt(store.normaliser, store.rewards)
+        normaliser = store.normaliser if self.config.normalise_observations else self.trainer.normaliser
+        self.trainer.adopt(normaliser, store.rewards)
         if self.config.behaviour_weight:
             spread = measure_spread(file, torch.Generator().manual_seed(seed))
             self.trainer.behaviour.precision.copy_(precision_of(spread.values.square()))

@@ -64,6 +64,17 @@ def test_a_training_that_was_stopped_ends_where_one_without_a_stop_does(
     assert torch.equal(again.trainer.target, whole.trainer.target)
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+def test_observations_are_normalised_only_if_the_config_says_so(
+    tmp_path: Path, store: RowStore, normalise: bool
+) -> None:
+    training = make_training(tmp_path, store, "run", f"learner.normalise_observations={normalise}")
+    policy = training.policy()
+    raw = not policy.observation_mean.any() and (policy.observation_scale == 1.0).all()
+    assert raw == (not normalise)
+    assert training.trainer.rewards.count == ROWS
+
+
 def test_stop_ends_it_before_its_time(tmp_path: Path, store: RowStore) -> None:
     training = make_training(tmp_path, store, "run", "learner.log_period_s=0.01")
     stop = threading.Event()
