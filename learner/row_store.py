@@ -112,7 +112,9 @@ class RowStore:
             if size != expected:
                 raise LogsError(f"{folder / _ROWS}: is damaged: {size} bytes, {expected} were written")
             # Shared, or else the kernel would set memory aside for the whole file.
-            values = torch.from_file(str(folder / _ROWS), shared=True, size=expected // 4, dtype=torch.float32)
+            values = torch.from_file(
+                str(folder / _ROWS), shared=True, size=expected // 4, dtype=torch.float32
+            )
             index_file = io.BytesIO((folder / _INDEX).read_bytes())
             with np.load(index_file, allow_pickle=False) as index:
                 starts, demonstrations = torch.from_numpy(index["starts"]), index["demonstrations"]

@@ -113,9 +113,7 @@ def test_damage_is_named(tmp_path: Path, spec: SpaceSpec, make_rows: MakeRows) -
             RowStore.open(tmp_path / "more")
 
 
-def test_rows_may_be_more_than_there_is_memory(
-    tmp_path: Path, spec: SpaceSpec, make_rows: MakeRows
-) -> None:
+def test_rows_may_be_more_than_there_is_memory(tmp_path: Path, spec: SpaceSpec, make_rows: MakeRows) -> None:
     store = RowStore.build(tmp_path / "rows", open_logs([write(tmp_path / "run", spec, make_rows)]))
     width = store.file.layout.width
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
