@@ -72,7 +72,10 @@ class OfflineReport:
 
     def write(self, run: RunFolder) -> None:
         """Write it into a run folder."""
-        (run.path / REPORT_FILE).write_text(json.dumps(asdict(self), indent=2) + "\n")
+        from replay_server.episode_file import write_atomically
+
+        text = json.dumps(asdict(self), indent=2) + "\n"
+        write_atomically(run.path / REPORT_FILE, lambda temporary: temporary.write_text(text))
 
 
 def offline_config(logs: Logs, fleet: Path | None, method: Method, overrides: Sequence[str]) -> FleetConfig:
@@ -81,7 +84,16 @@ def offline_config(logs: Logs, fleet: Path | None, method: Method, overrides: Se
     Raises:
         ConfigError: There is none, or it is wrong.
     """
-    return load_fleet(fleet or logs.config_file(), [*METHODS[method], *overrides])
+    file = fleet or logs.config_file()
+    try:
+        return load_fleet(file, [*METHODS[method], *overrides])
+    except ConfigError:
+        if method != "plain" and load_fleet(file, overrides).learner.algorithm == "ddpg":
+            raise ConfigError(
+                f"--method {method} keeps NAF's μ near the data, which algorithm ddpg has not: give "
+                "--method plain, or --set learner.algorithm=naf"
+            ) from None
+        raise
 
 
 class OfflineRun:
@@ -115,6 +127,8 @@ class OfflineRun:
         self._config = self.folder.load()
         old, new = (c.learner.model_dump(mode="json") for c in (self._config, config))
         changed = [f"learner.{key} = {old[key]} there, {new[key]} now" for key in new if new[key] != old[key]]
+        if self._config.seed != config.seed:
+            changed.append(f"seed = {self._config.seed} there, {config.seed} now")
         if before.fingerprint != report.fingerprint:
             changed.append("it was trained from other episodes")
         if changed:

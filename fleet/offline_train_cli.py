@@ -116,13 +116,15 @@ def _tell(offline: OfflineRun, paths: list[Path], finished: bool, as_json: bool)
         print_json({"run": str(folder.path), "policy": str(folder.policy), **asdict(report)})
         return
     out = Console(highlight=False, soft_wrap=True)
-    distance = report.metrics.get("learner/action_distance", float("nan"))
-    out.print(
-        f"{report.updates:,} updates in {report.train_s:.0f} s; the policy's actions are {distance:.2f} from "
-        "the logged ones (root mean square; actions lie in ±1)"
-    )
+    text = f"{report.updates:,} updates in {report.train_s:.0f} s"
+    if (distance := report.metrics.get("learner/action_distance")) is not None:
+        text += (
+            f"; the policy's actions are {distance:.2f} from the logged ones (root mean square; actions lie "
+            "in ±1)"
+        )
+    out.print(text)
     if finished:
         out.print(f"next: pnaf offline eval {folder.path} {' '.join(map(str, paths))}")
     else:
-        out.print("stopped and saved: the same command with --run " + folder.path.name + " goes on from here")
+        out.print(f"stopped and saved: the same command with --run {folder.path.name} goes on from here")
     out.print(str(folder.path))

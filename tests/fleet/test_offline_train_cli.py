@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from fleet import offline_train_cli
 from fleet.cli import app
 from fleet.config import ConfigError
 from fleet.config_file import load_fleet
+from fleet.offline_run import OfflineReport
 from fleet.run_folder import RunFolder
 from fleet.start_from import find_start, keep_start
 from learner.publisher import policy_message
@@ -128,6 +130,7 @@ def test_another_training_of_that_name_is_not_touched(at: Path, logs: Path) -> N
     for arguments, text in [
         ((logs, "--method", "plain"), "learner.behaviour_weight = 0.2 there, 0.0 now"),
         ((logs, "--where", "robot=robot1"), "it was trained from other episodes"),
+        ((logs, "--set", "seed=5"), "seed = 0 there, 5 now"),
     ]:
         answer = pnaf("offline", "train", *arguments, "--run", "a", "--steps", 20)
         assert answer.status == 2 and text in answer.errors
@@ -135,6 +138,31 @@ def test_another_training_of_that_name_is_not_touched(at: Path, logs: Path) -> N
     answer = pnaf("offline", "train", logs, "--run", "b")
     assert answer.status == 2 and "exists and is no training from logs" in answer.errors
     assert read_policy(at / "runs/a/policy.pnaf").checksum == before
+
+
+def test_ddpg_learns_from_logs_by_the_plain_method_alone(at: Path, logs: Path) -> None:
+    ddpg = ("--set", "learner.algorithm=ddpg", "--steps", 10, "--run", "a", "--fleet", SIM2)
+    for method in ("careful", "clone"):
+        answer = pnaf("offline", "train", logs, *ddpg, "--method", method)
+        assert answer.status == 2 and f"--method {method} keeps" in answer.errors
+        assert "give --method plain" in answer.errors
+    answer = pnaf("offline", "train", logs, *ddpg, "--method", "plain")
+    assert answer.status == 0 and "nan" not in answer.out
+
+
+def test_a_full_disk_leaves_the_report_of_before(at: Path, logs: Path) -> None:
+    assert pnaf("offline", "train", logs, "--steps", 10, "--run", "a").status == 0
+    run = RunFolder(at / "runs" / "a")
+    before = OfflineReport.read(run)
+    assert before is not None
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            replace(before, updates=20).write(run)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert OfflineReport.read(run) == before
 
 
 def test_a_damaged_episode_is_named_and_left_out(at: Path, logs: Path) -> None:
