@@ -48,6 +48,8 @@ class RowFile:
     def build(cls, path: Path, logs: Logs, on_progress: Progress = lambda done, total: None) -> RowFile:
         """Write the rows of logs to `path`, which must outlive the result.
 
+        Episodes with numbers that are not finite are noted in `logs.damaged` and left out.
+
         Raises:
             LogsError: There is no row, or there are several specs.
             OSError: The disk is full, or not writable.
@@ -60,6 +62,9 @@ class RowFile:
                 if not transitions.rows:
                     continue
                 packed = PackedRows.pack(transitions, layout)
+                if not np.isfinite(packed.values).all():
+                    logs.damaged[summary.path] = "holds numbers that are not finite"
+                    continue
                 file.write(packed.values.data)
                 shown.append(rows + packed.demonstrations)
                 starts.append(rows)

@@ -85,6 +85,23 @@ def test_damaged_episodes_are_left_out_and_named(
     assert list(logs.damaged) == [second]
 
 
+@pytest.mark.parametrize("column", ["observation", "next_observation", "action", "reward"])
+def test_episodes_with_numbers_that_are_not_finite_are_left_out_and_named(
+    tmp_path: Path, spec: SpaceSpec, make_rows: MakeRows, column: str
+) -> None:
+    def with_nan(rows: int, first: int) -> Transitions:
+        transitions = make_rows(rows, first)
+        if first == 25:
+            getattr(transitions, column)[7] = np.nan
+        return transitions
+
+    logs = open_logs([write(tmp_path / "run", spec, with_nan)])
+    store = RowStore.build(tmp_path / "rows", logs)
+    assert store.file.starts.tolist() == [0, 25, 50]
+    assert list(logs.damaged.values()) == ["holds numbers that are not finite"]
+    assert bool(torch.isfinite(store.file.values).all())
+
+
 def test_what_cannot_be_built_leaves_nothing(tmp_path: Path, spec: SpaceSpec, make_rows: MakeRows) -> None:
     folder = write(tmp_path / "run", spec, make_rows, episodes=1)
     (file,) = (folder / "episodes" / "robot1").glob("*.h5")
