@@ -150,7 +150,7 @@ class Logs:
         return self._catalogs[folder].read(summary.path, self.spec.observation.size, self.spec.action.size)
 
     def config(self) -> FleetConfig:
-        """The fleet's config of the first folder that has one: its task and robots.
+        """The fleet's config of the first folder that has one, those of the chosen episodes before others.
 
         Raises:
             ConfigError: None has one.
@@ -163,7 +163,8 @@ class Logs:
         Raises:
             ConfigError: None has one.
         """
-        for folder in self.folders:
+        used = {run_folder_of(episode.path) for episode in self.episodes}
+        for folder in sorted(self.folders, key=lambda folder: folder not in used):
             if (file := RunFolder(folder).config).is_file():
                 return file
         names = ", ".join(map(str, self.folders)) or "these logs"

@@ -55,6 +55,15 @@ def write(folder, episodes, spec=SPEC, **changes):
     return folder
 
 
+def test_the_config_is_of_a_folder_with_chosen_episodes(tmp_path):
+    folders = [write(tmp_path / robot, [0], robot=robot) for robot in ("robot1", "robot2")]
+    for folder in folders:
+        (folder / "config.yaml").write_text("")
+    for robot, folder in zip(("robot1", "robot2"), folders, strict=True):
+        logs = open_logs(folders, Selection.parse([f"robot={robot}"]))
+        assert logs.config_file() == folder / "config.yaml"
+
+
 def test_a_written_folder_is_whole_and_is_read_back_bit_for_bit(tmp_path):
     folder = write(tmp_path / "a", [0, 2, 5])
     check = verify_run(folder)
