@@ -187,5 +187,6 @@ class OfflineRun:
             training.close()
             took_s = round(spent_s + time.monotonic() - started, 1)
             self.report = replace(self.report, updates=training.updates, train_s=took_s)
-            self.report.write(self.folder)
+            if self.folder.path.is_dir():  # or else somebody has removed it: it is not to come back
+                self.report.write(self.folder)
         return finished

@@ -20,6 +20,8 @@ from fleet.config_file import load_fleet
 from fleet.offline_run import OfflineReport
 from fleet.run_folder import RunFolder
 from fleet.start_from import find_start, keep_start
+from learner.curves import Curves
+from learner.offline_training import OfflineTraining
 from learner.publisher import policy_message
 from learner.trainer import Trainer
 from robot_nodes.policy_file import read_policy
@@ -163,6 +165,24 @@ def test_a_full_disk_leaves_the_report_of_before(at: Path, logs: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert OfflineReport.read(run) == before
+
+
+def test_a_run_that_is_removed_in_mid_training_does_not_come_back(
+    at: Path, logs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    save = OfflineTraining.save
+
+    def remove_and_save(training: OfflineTraining) -> None:
+        shutil.rmtree(at / "runs")
+        save(training)
+
+    monkeypatch.setattr(Curves, "add", lambda *arguments: None)  # its thread would write there, too
+    monkeypatch.setattr(OfflineTraining, "save", remove_and_save)
+    answer = pnaf("offline", "train", logs, "--steps", 10, "--run", "a")
+    assert answer.status == 1 and "runs/a/run_id" in answer.errors
+    assert not (at / "runs").exists()
 
 
 def test_a_damaged_episode_is_named_and_left_out(at: Path, logs: Path) -> None:
