@@ -88,13 +88,14 @@ def offline_eval(
             chosen = open_chosen(logs, where, console)
             damaged = len(chosen.damaged)
             tell_copies(chosen, console)
-            config = load_fleet(fleet) if fleet is not None else None
+            config, no_config = load_fleet(fleet) if fleet is not None else None, ""
             if config is None:
                 try:
                     config = chosen.config()
-                except ConfigError:
+                except ConfigError as error:
                     if simulate:
                         raise
+                    no_config = str(error)
             if simulate and config is not None:
                 _check_simulated(config, robot)
             options = Options(
@@ -104,6 +105,7 @@ def offline_eval(
                 guard_rows=guard_rows,
                 simulate=simulate,
                 robot_id=robot,
+                no_fleet=no_config,
             )
             with _stages(console) as stage:
                 evaluation = evaluate_offline(policies, chosen, config, options, stage)

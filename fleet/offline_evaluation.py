@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from fleet.executed_actions import Array, ExecutedActions
 from fleet.guard_sample import GuardSample
 from fleet.offline_eval_facts import Evaluation, LogFacts, PolicyFacts
 from fleet.offline_policies import NamedPolicy, check_fits
+from fleet.offline_run import OfflineReport
 
 if TYPE_CHECKING:
     from learner.fqe import FqeEstimate, FqeSettings
@@ -45,6 +46,7 @@ class Options:
         guard_rows: Rows that are put through the guard; 0: none.
         simulate: Noise-free episodes of each policy in simulation; 0: none.
         robot_id: Whose config is simulated.
+        no_fleet: Why it is not known which robots the logs are of, if it is not.
     """
 
     gamma: float
@@ -53,6 +55,7 @@ class Options:
     guard_rows: int = 5000
     simulate: int = 0
     robot_id: str = ""
+    no_fleet: str = ""
 
 
 def evaluate_offline(
@@ -96,8 +99,10 @@ class _Evaluator:
 
         from learner.logged_returns import LoggedReturns
         from learner.logged_spread import measure_spread
+        from learner.row_store import fingerprint
 
         self.rows, self.fleet, self.options, self.stage = rows, fleet, options, stage
+        self._fingerprint = fingerprint(logs)
         self.returns: LoggedReturns = LoggedReturns.of(rows, options.gamma)
         self.spread = measure_spread(rows, torch.Generator().manual_seed(options.seed))
         self.sample, self.guard_missing = self._draw_moments(logs)
@@ -108,7 +113,7 @@ class _Evaluator:
         if not self.options.guard_rows:
             return None, "not asked for"
         if self.fleet is None:
-            return None, "no config.yaml beside the logs says which robots these were; give --fleet"
+            return None, self.options.no_fleet or "it is not known which robots these were"
         rng = np.random.default_rng(self.options.seed)
         try:
             sample = GuardSample.draw(logs, self.fleet, self.options.guard_rows, rng)
@@ -211,7 +216,11 @@ class _Evaluator:
         note, version = "", policy.message.version
         if not policy.checkpoint.name.endswith(f"-{version:010d}"):
             note = f"of the checkpoint {policy.checkpoint.name}: there is none of policy {version} itself"
-        return measure_td_error(critic, self.rows, _TD_MEMBERS, generator, progress), note
+        td_error = measure_td_error(critic, self.rows, _TD_MEMBERS, generator, progress)
+        report = None if policy.run is None else OfflineReport.read(policy.run)
+        if report is not None and report.fingerprint == self._fingerprint:
+            td_error = replace(td_error, learned_from=1.0)
+        return td_error, note
 
     def _truth(self, policy: NamedPolicy) -> TrueReturn | None:
         from robot_nodes.sim.true_return import true_return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from benchmarks.common.fleet_logs import record
+from fleet import offline_train_cli
 from fleet.cli import app
 from fleet.codec import encode
 from fleet.config_file import load_fleet
@@ -147,6 +149,10 @@ def test_without_a_config_there_is_no_guard_but_an_estimate(folders: Path, tmp_p
     assert code == 2 and "give --gamma" in err
     code, out, _ = offline_eval(policy, logs, "--gamma", 0.7, *QUICK)
     assert code == 0 and "give --fleet" in out and "estimate" in out
+    (logs / "config.yaml").write_text("no_such_key: 3\n")
+    code, out, _ = offline_eval(policy, logs, "--gamma", 0.7, *QUICK)
+    assert code == 0 and "nothing to say: " in out and "no_such_key: unknown key" in out
+    (logs / "config.yaml").unlink()
     code, out, _ = offline_eval(
         policy, logs, "--gamma", 0.7, "--fleet", folders / "logs" / "config.yaml", *QUICK, "--json"
     )
@@ -167,3 +173,17 @@ def test_damaged_files_and_critics_are_named_and_the_rest_goes_on(folders: Path,
     assert f"left out: {files[3]}" in " ".join(err.split())
     assert "state.npz: is damaged" in " ".join(out.split())
     assert "from 23 episodes" in out
+
+
+def test_a_critic_that_was_trained_from_these_logs_is_told(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(offline_train_cli, "stop_on_signals", threading.Event)
+    logs = folders / "logs"
+    answer = CliRunner().invoke(app, ["offline", "train", str(logs), "--steps", "10", "--run", "a"])
+    assert answer.exit_code == 0, answer.stderr
+    code, out, _ = offline_eval("runs/a", logs, *QUICK)
+    assert code == 0 and "have learned from these very episodes: runs/a (100%)" in out
+    code, out, _ = offline_eval("runs/a", logs, "--where", "robot=robot1", *QUICK)
+    assert code == 0 and "these very episodes" not in out
