@@ -25,6 +25,7 @@ from fleet.logs_plot_cli import logs_plot
 from fleet.logs_relabel_cli import logs_relabel
 from fleet.logs_table import episode_table, print_summary
 from fleet.logs_upgrade_cli import logs_upgrade
+from fleet.ready import EXIT_CONFIG
 
 if TYPE_CHECKING:
     from replay_server.verify import RunCheck
@@ -103,6 +104,8 @@ def logs_show(
     from replay_server.episode_file import EpisodeFileError, read_episode
     from replay_server.report import describe_columns
 
+    if file.is_dir():
+        fail(f"{file}: is a folder: pnaf logs ls {file} names its episodes", EXIT_CONFIG)
     try:
         episode = read_episode(file)
     except EpisodeFileError as error:
