@@ -103,7 +103,9 @@ class Logs:
         Raises:
             EpisodeFileError: Its file is damaged.
         """
-        return replace(read_episode(summary.path), info=summary.info)
+        episode = read_episode(summary.path)
+        _check_rows(summary, episode.transitions)
+        return replace(episode, info=summary.info)
 
     def transitions(self, summary: EpisodeSummary) -> Transitions:
         """The rows of one episode of `spec`, checked; several times as fast as `episode`.
@@ -146,8 +148,12 @@ class Logs:
         folder = run_folder_of(summary.path)
         if folder is None or folder not in self._catalogs:
             episode = read_episode(summary.path)
-            return EpisodeRows(episode.transitions, episode.cursor)
-        return self._catalogs[folder].read(summary.path, self.spec.observation.size, self.spec.action.size)
+            rows = EpisodeRows(episode.transitions, episode.cursor)
+        else:
+            nx, nu = self.spec.observation.size, self.spec.action.size
+            rows = self._catalogs[folder].read(summary.path, nx, nu)
+        _check_rows(summary, rows.transitions)
+        return rows
 
     def config(self) -> FleetConfig:
         """The fleet's config of the first folder that has one, those of the chosen episodes before others.
@@ -194,18 +200,21 @@ def open_logs(
     """
     logs = Logs()
     files: dict[Path, list[Path]] = {}
-    loose: list[Path] = []
+    loose: dict[Path, Path] = {}
+    as_given: dict[Path, Path] = {}  # one folder may have several names: relative ones, links such as latest
     for path in paths:
         if path.is_file():
-            folder = run_folder_of(path)
-            if folder is None:
-                loose.append(path)
+            file = path if run_folder_of(path) else path.resolve()
+            if (folder := run_folder_of(file)) is None:
+                loose.setdefault(file, path)
             else:
-                files.setdefault(folder, []).append(path)
+                folder = as_given.setdefault(folder.resolve(), folder)
+                files.setdefault(folder, []).append(folder / "episodes" / file.parent.name / file.name)
             continue
         for folder in run_folders(path):
+            folder = as_given.setdefault(folder.resolve(), folder)
             files.setdefault(folder, []).extend(episode_paths(folder))
-    for path in dict.fromkeys(loose):
+    for path in loose.values():
         _add(logs, path, None, "", selection)
     for folder, found in files.items():
         catalog = EpisodeCatalog(folder)
@@ -257,6 +266,19 @@ def _task_of(folder: Path) -> str:
         return RunFolder(folder).load().task.kind
     except ConfigError:
         return ""
+
+
+def _check_rows(summary: EpisodeSummary, transitions: Transitions) -> None:
+    """Whether these are the rows that the facts speak of.
+
+    Raises:
+        EpisodeFileError: The file was replaced since the logs were opened.
+    """
+    if transitions.rows != summary.info.rows:
+        raise EpisodeFileError(
+            f"{summary.path}: it had {summary.info.rows} rows when these logs were opened and has "
+            f"{transitions.rows} now: a replay server has written it anew; the same command reads it whole"
+        )
 
 
 def _reason(error: EpisodeFileError, path: Path) -> str:
