@@ -97,8 +97,10 @@ class ReplayPlan:
 
     @property
     def run_ids(self) -> set[str]:
-        """The runs that the logs are of."""
-        return {summary.info.run_id for summary in self.logs.episodes} - {""}
+        """The runs that the logs are of, and those whose folders they lie in: merged ones are another run."""
+        lived = {summary.info.run_id for summary in self.logs.episodes}
+        files = (folder / "run_id" for folder in self.logs.folders)
+        return (lived | {file.read_text().strip() for file in files if file.is_file()}) - {""}
 
     def read(self, episode: PlannedEpisode) -> tuple[Array, Array]:
         """Its packed rows [N], and the time of each on the timeline (s) [N].

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,3 +180,10 @@ def test_the_server_is_asked_for_all_names_until_one_is_there(write: Write) -> N
     assert len(asked) == len(set(asked))
     assert search.found(0) == (boots[0].names[0], -1)
     assert search.found(1) == (boots[1].names[25], 99)
+
+
+def test_merged_logs_are_of_the_run_that_their_folder_is_too(tmp_path: Path) -> None:
+    info, transitions = episode(0)
+    with LogWriter(tmp_path / "merged", SPEC, "", as_lived=True) as writer:
+        writer.add(replace(info, run_id="lived"), transitions)
+    assert plan(tmp_path / "merged").run_ids == {"lived", (tmp_path / "merged/run_id").read_text().strip()}
