@@ -150,7 +150,7 @@ def seal_episode(run_dir: Path, episode: Episode, *, durable: bool = True) -> Pa
     """
     path = write_episode(run_dir, episode, durable=durable)
     try:
-        payload = _payload(path, _facts(path, episode.info, read_layout(path)))
+        payload = _payload(path, _facts(_stat(path), episode.info, read_layout(path)))
         with _catalog_path(run_dir).open("ab") as file:
             file.write(b"".join(pack_record(payload)))
     except (OSError, EpisodeFileError) as error:
@@ -193,8 +193,8 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _facts(path: Path, info: EpisodeInfo, layout: Layout) -> dict[str, Any]:
-    return {"stat": _stat(path), "info": asdict(info), "extents": layout.extents, "crc32": layout.crc32}
+def _facts(stat: list[int], info: EpisodeInfo, layout: Layout) -> dict[str, Any]:
+    return {"stat": stat, "info": asdict(info), "extents": layout.extents, "crc32": layout.crc32}
 
 
 def _read_facts(paths: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any] | str]]:
@@ -208,8 +208,9 @@ def _read_facts(paths: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any] | 
 
 
 def _read_file(path: Path) -> dict[str, Any] | str:
+    stat = _stat(path)  # before: of a file that is replaced meanwhile, the new one is not known then
     try:
-        return _facts(path, *read_facts(path))
+        return _facts(stat, *read_facts(path))
     except EpisodeFileError as error:
         return str(error)
 

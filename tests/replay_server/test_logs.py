@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 from fleet.messages import COLUMNS, Transitions
 from fleet.records import pack_record, read_records
 from fleet.spaces import Space, SpaceSpec
-from replay_server.episode_file import EpisodeInfo, read_episode
+from replay_server.episode_catalog import EpisodeCatalog
+from replay_server.episode_file import EpisodeFileError, EpisodeInfo, read_episode, read_facts, write_episode
 from replay_server.log_writer import LogWriter
 from replay_server.logs import LogsError, open_logs
 from replay_server.selection import Selection
@@ -210,3 +212,73 @@ def test_a_spec_is_taken_from_a_file_that_can_be_read(tmp_path):
     logs.episodes[0].path.unlink()
     with pytest.raises(LogsError, match="no episode of these logs can be read"):
         logs.spec  # noqa: B018
+
+
+def test_a_folder_of_several_names_counts_once(tmp_path, monkeypatch):
+    folder = write(tmp_path / "a", [0, 1])
+    (tmp_path / "latest").symlink_to("a")
+    monkeypatch.chdir(tmp_path)
+    file = folder.relative_to(tmp_path) / "episodes/robot1/b0-000000.h5"
+    (tmp_path / "link.h5").symlink_to(file)
+    for paths in (
+        [tmp_path],
+        [folder, folder.relative_to(tmp_path)],
+        [folder / ".." / "latest", folder],
+        [file, folder, tmp_path / "link.h5"],
+    ):
+        logs = open_logs(paths)
+        assert (logs.rows, len(logs.folders)) == (10, 1)
+    monkeypatch.chdir(folder / "episodes")
+    assert open_logs([file.relative_to("a/episodes"), folder]).rows == 10
+
+
+def test_a_file_that_is_replaced_after_its_folder_was_opened_is_left_out(tmp_path):
+    folder = write(tmp_path / "a", [0, 1])
+    logs = open_logs([folder])
+    old = read_episode(logs.episodes[1].path)
+    with LogWriter(tmp_path / "b", SPEC, "made by a test") as writer:
+        writer.add(facts(0), rows(5))
+        writer.add(facts(1), rows(8))
+    (tmp_path / "b/episodes/robot1/b0-000001.h5").replace(logs.episodes[1].path)
+    assert [summary.info.episode for summary, _ in logs.read()] == [0]
+    assert "had 5 rows" in logs.damaged[logs.episodes[1].path]
+    with pytest.raises(EpisodeFileError, match="has 8 now"):
+        logs.episode(logs.episodes[1])
+    assert old.info.rows == 5
+
+
+def test_a_file_that_is_replaced_while_it_is_learned_is_not_taken_for_what_it_was(tmp_path, monkeypatch):
+    folder = write(tmp_path / "a", [0])
+    (folder / "episodes/catalog").unlink()
+    [path] = folder.glob("episodes/robot1/*.h5")
+    longer = read_episode(write(tmp_path / "b", [1]) / "episodes/robot1/b0-000001.h5")
+
+    def replaced(file):
+        found = read_facts(file)
+        write_episode(folder, replace(longer, info=replace(longer.info, episode=0, metrics={"new": 1.0})))
+        return found
+
+    monkeypatch.setattr("replay_server.episode_catalog.read_facts", replaced)
+    EpisodeCatalog(folder).learn([path], lambda error: None)
+    assert EpisodeCatalog(folder).info(path) is None
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path):
+    out = tmp_path / "out"
+    with LogWriter(out, SPEC, "made by a test") as writer:
+        path = writer.add(facts(0), rows(5))
+        assert path.is_file() and not out.exists()
+        with pytest.raises(LogsError, match="neither a run folder"):
+            open_logs([tmp_path])
+    assert sorted(tmp_path.iterdir()) == [out] and verify_run(out).ok
+    with pytest.raises(KeyboardInterrupt), LogWriter(tmp_path / "other", SPEC, "") as writer:
+        raise KeyboardInterrupt
+    assert sorted(tmp_path.iterdir()) == [out]
+
+
+def test_a_folder_that_somebody_else_makes_meanwhile_stays(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(LogsError, match="exists already"), LogWriter(out, SPEC, "") as writer:
+        writer.add(facts(0), rows(5))
+        write(out, [0, 1, 2])
+    assert open_logs([out]).rows == 15 and sorted(tmp_path.iterdir()) == [out]
