@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from fleet.messages import FINISHED
 from replay_server.action_plots import draw_actions
@@ -11,7 +12,7 @@ from replay_server.episode_plot import draw_episode
 from replay_server.episode_store import EpisodeSummary
 from replay_server.log_plots import draw_statistics
 from replay_server.log_statistics import EpisodeNumbers, LogStatistics
-from replay_server.logs import Logs, LogsError
+from replay_server.logs import Logs, LogsError, run_folder_of
 from replay_server.plot_style import Drawing
 from replay_server.robot_numbers import RobotNumbers
 
@@ -23,12 +24,24 @@ def read_statistics(logs: Logs, on_progress: Callable[[int, int], None]) -> LogS
         LogsError: No episode is there or can be read, or they are of several specs.
     """
     statistics = LogStatistics(logs.spec)
+    folder: Path | None = None
+    run_id = ""
     for summary, rows in logs.read_by_cursor(on_progress):
-        statistics.add(summary.info, rows.transitions, rows.cursor)
+        if (here := run_folder_of(summary.path)) != folder:
+            statistics.finish()  # each folder has cursors of its own, also several of one run
+            folder, run_id = here, _run_id(here)
+        as_lived = run_id in ("", summary.info.run_id)
+        statistics.add(summary.info, rows.transitions, rows.cursor if as_lived else None)
     statistics.finish()
     if not statistics.episodes:
         raise LogsError("no episode can be read: all files are damaged")
     return statistics
+
+
+def _run_id(folder: Path | None) -> str:
+    """The run that a folder is; empty if it does not say."""
+    file = folder / "run_id" if folder is not None else None
+    return file.read_text().strip() if file is not None and file.is_file() else ""
 
 
 def examples(logs: Logs, statistics: LogStatistics) -> list[tuple[str, EpisodeSummary]]:

@@ -84,7 +84,7 @@ class LogStatistics:
         self._sweep: StalenessSweep[int] = StalenessSweep()
         self._held: dict[tuple[str, str], HeldPolicy] = {}
 
-    def add(self, info: EpisodeInfo, rows: Transitions, cursor: Ints) -> None:
+    def add(self, info: EpisodeInfo, rows: Transitions, cursor: Ints | None) -> None:
         """Take an episode; those of one run come one after the other, by their first cursor.
 
         How old its policies were is known of episodes that a robot lived as they stand: in merged or imported
@@ -93,7 +93,7 @@ class LogStatistics:
         Args:
             info: Its facts.
             rows: Its rows [N].
-            cursor: Their places in the log [N].
+            cursor: Their places in the log of their run [N]; None: they lie elsewhere now, as merged ones do.
         """
         if not rows.rows:
             return
@@ -117,7 +117,7 @@ class LogStatistics:
         for coverage in self.coverage:
             coverage.add(rows.observation, info.success)
         self._look_at(info.robot_id, rows)
-        if not info.origin:
+        if not info.origin and cursor is not None:
             held = self._held.setdefault((info.robot_id, info.boot_id), HeldPolicy())
             numbers.held_s = float(held.add(rows.policy_version, rows.stamp_ns).max())
             self._settle(self._sweep.add(len(self.episodes) - 1, cursor, rows.policy_version))

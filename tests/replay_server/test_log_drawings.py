@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,3 +119,27 @@ def test_logs_of_which_no_row_can_be_read(tmp_path: Path) -> None:
     logs.episodes[0].path.write_bytes(b"")
     with pytest.raises(LogsError, match="all files are damaged"):
         read_statistics(logs, lambda done, total: None)
+
+
+def test_how_old_policies_were_is_not_known_once_runs_are_merged(tmp_path: Path) -> None:
+    lived = open_logs([write(tmp_path / "a", ARM, [3, 3])])
+    with LogWriter(tmp_path / "b", ARM, "", as_lived=True) as writer:
+        for summary, transitions in lived.read():
+            writer.add(summary.info, transitions)
+    behind = [
+        [episode.behind for episode in read_statistics(logs, lambda done, total: None).episodes]
+        for logs in (lived, open_logs([tmp_path / "b"]))
+    ]
+    assert behind[0] == [0, 0] and all(map(math.isnan, behind[1]))
+
+
+def test_folders_of_one_run_have_cursors_of_their_own(tmp_path: Path) -> None:
+    lived = open_logs([write(tmp_path / "a", ARM, [3, 3])])
+    for name, version in (("b", 0), ("c", 9)):
+        with LogWriter(tmp_path / name, ARM, "", as_lived=True) as writer:
+            for summary, transitions in lived.read():
+                versions = np.full(transitions.rows, version)
+                writer.add(replace(summary.info, run_id="run"), replace(transitions, policy_version=versions))
+        (tmp_path / name / "run_id").write_text("run\n")
+    statistics = read_statistics(open_logs([tmp_path / "b", tmp_path / "c"]), lambda done, total: None)
+    assert [episode.behind for episode in statistics.episodes] == [0] * 4
