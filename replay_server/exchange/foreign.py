@@ -58,7 +58,7 @@ class ActionScale:
         """
         middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
         scaled = action if self.identity else (action - middle) / half
-        outside = np.abs(scaled) > 1 + _TOLERANCE
+        outside = (scaled > 1 + _TOLERANCE) | (scaled < -1 - _TOLERANCE)  # |-128| is -128 in 8 bits
         if outside.any():
             row, i = np.argwhere(outside)[0]
             raise EpisodeError(
@@ -83,7 +83,7 @@ def to_transitions(
     Raises:
         EpisodeError: Sizes do not fit, a value is not finite, or an action is out of range.
     """
-    rows = len(episode.reward)
+    rows = len(episode.reward) if episode.reward.ndim else 0
     if not rows:
         raise EpisodeError("it has no rows")
     nu = len(scale.low)
@@ -124,7 +124,7 @@ def to_transitions(
 
 
 def _shaped(name: str, array: Array, shape: tuple[int, ...]) -> Array:
-    if array.size != np.prod(shape) or len(array) != shape[0]:
+    if not array.ndim or array.size != np.prod(shape) or len(array) != shape[0]:
         raise EpisodeError(f"{name} has shape {array.shape} where {shape} is needed")
     return array.reshape(shape)
 
@@ -177,8 +177,11 @@ def _seen_bounds(
                 episode = source.read(key)
             except EpisodeError:
                 continue  # named when it is imported
-            rows = np.concatenate([episode.observation, episode.next_observation])
-            if rows.shape[1:] == (size,) and len(rows) and np.isfinite(rows).all():
+            sides = episode.observation, episode.next_observation
+            if not all(side.shape[1:] == (size,) and len(side) for side in sides):
+                continue
+            rows = np.concatenate(sides)
+            if np.isfinite(rows).all():
                 low, high = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
     low, high = np.where(low > high, -1.0, low), np.where(low > high, 1.0, high)
     return np.where(low == high, low - 1.0, low), np.where(low == high, high + 1.0, high)

@@ -137,7 +137,9 @@ def _parts(metadata: dict[str, Any], side: str, path: Path) -> list[_Part]:
         )
     try:
         return list(_flatten(json.loads(text), side, ""))
-    except (KeyError, TypeError, ValueError) as error:
+    except LogsError as error:
+        raise LogsError(f"{path}: {error}") from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise LogsError(f"{path}: its {side}_space is malformed: {repr(error)[:200]}") from error
 
 

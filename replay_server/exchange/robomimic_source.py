@@ -154,7 +154,7 @@ def _rate_hz(environment: dict[str, Any]) -> float | None:
     """Steps per second, of environments that say so: those of robosuite."""
     arguments = environment.get("env_kwargs")
     rate = arguments.get("control_freq") if isinstance(arguments, dict) else None
-    return float(rate) if isinstance(rate, int | float) and rate > 0 else None
+    return float(rate) if isinstance(rate, int | float) and 1e-3 <= rate <= 1e9 else None
 
 
 class _ForeignRobomimic(ForeignSource):

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fleet.messages import Array, Transitions
-from fleet.spaces import SpaceSpec
+from fleet.spaces import MAX_DIMENSIONS, SpaceSpec
+from replay_server.logs import LogsError
 
 if TYPE_CHECKING:
     from replay_server.episode_file import EpisodeInfo
@@ -48,7 +49,13 @@ class Box:
 
 
 def numbered(name: str, size: int) -> list[str]:
-    """Names of the dimensions of what has one name: `name/0`, `name/1` and so on."""
+    """Names of the dimensions of what has one name: `name/0`, `name/1` and so on.
+
+    Raises:
+        LogsError: There are more than a space may have.
+    """
+    if size > MAX_DIMENSIONS:
+        raise LogsError(f"{name} has {size} numbers a step, at most {MAX_DIMENSIONS} can be imported")
     return [f"{name}/{i}" for i in range(size)]
 
 

@@ -282,6 +282,33 @@ def test_one_bad_episode_of_a_foreign_file_is_left_out_and_named(tmp_path):
     assert imported.spec.observation.high[0] == -1.0  # infinity is no bound
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("next_obs/object", np.zeros((4, 3)), "next_observation has shape"),
+        ("obs/object", np.zeros((4, 3)), "observation has shape"),
+        ("rewards", 1.0, "it has no rows"),
+        ("actions", np.full((4, 2), -128, "i1"), "action 0 of row 0 is -128, outside"),
+    ],
+)
+def test_an_episode_of_another_shape_keeps_nobody_from_the_others(tmp_path, name, value, message):
+    path = write_foreign(tmp_path / "lift.hdf5")
+    with h5py.File(path, "r+") as file:
+        del file["data/demo_1"][name]
+        file["data/demo_1"][name] = value
+    imported = import_datasets([open_robomimic(path)], tmp_path / "run")
+    assert imported.episodes == 2 and message in imported.left_out[f"{path}: demo_1"]
+
+
+def test_a_size_that_no_space_has_is_refused_before_it_is_named(tmp_path):
+    path = write_foreign(tmp_path / "lift.hdf5")
+    with h5py.File(path, "r+") as file:
+        del file["data/demo_0/actions"]
+        file["data/demo_0"].create_dataset("actions", shape=(4, 5000), dtype="f4", chunks=True)
+    with pytest.raises(LogsError, match="action has 5000 numbers a step, at most 4096"):
+        open_robomimic(path)
+
+
 def test_other_files_are_told_apart(run, tmp_path):
     def refused(path: Path, message: str) -> None:
         with pytest.raises(LogsError, match=message):
