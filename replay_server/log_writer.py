@@ -25,7 +25,7 @@ from fleet.run_folder import RunFolder, check_run_name, create_run_folder
 from fleet.spaces import SpaceSpec
 from replay_server.episode_catalog import seal_episode
 from replay_server.episode_file import Episode, EpisodeInfo
-from replay_server.logs import PARTIAL, LogsError
+from replay_server.logs import LogsError
 
 MADE_FILE = "made.json"
 """How a folder came about, for people."""
@@ -34,7 +34,7 @@ MADE_FILE = "made.json"
 class LogWriter:
     """Writes one folder, episode by episode; under its name it is whole and durable, or not there.
 
-    Until it is closed it is called NAME.partial; if anything fails, nothing is left of it.
+    Until it is closed it lies in a hidden folder, .NAME.RANDOM.tmp; if anything fails, nothing is left of it.
 
         with LogWriter(out, spec, "merged from runs/a, runs/b", config) as writer:
             for summary, transitions in logs.read():
@@ -73,12 +73,14 @@ class LogWriter:
         check_run_name(out.name)
         self.spec, self._made = spec, made
         self._as_lived = as_lived
-        self.folder, self._partial = RunFolder(out), out.with_name(out.name + PARTIAL)
-        shutil.rmtree(self._partial, ignore_errors=True)  # of a process that was killed
+        self.folder = RunFolder(out)
+        # Of its own: two processes may write a folder of one name, and the first to end has it.
+        self._hidden = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.tmp")
+        self._partial = self._hidden / out.name
         try:
             self._make_folder(config)
         except BaseException:
-            shutil.rmtree(self._partial, ignore_errors=True)
+            shutil.rmtree(self._hidden, ignore_errors=True)
             raise
         self.episodes = self.rows = 0
         self._next_seq: dict[tuple[str, str], int] = {}
@@ -89,8 +91,7 @@ class LogWriter:
             create_run_folder(config, self._partial.parent, self._partial.name)
         (self._partial / "episodes").mkdir(parents=True)
         (self._partial / "spec.json").write_text(json.dumps(self.spec.to_json(), indent=1))
-        self._run_id = f"{self.folder.path.name}-{uuid.uuid4().hex[:8]}"
-        (self._partial / "run_id").write_text(f"{self._run_id}\n")
+        self._run_id = RunFolder(self._partial).run_id()
 
     def __enter__(self) -> LogWriter:
         return self
@@ -99,7 +100,7 @@ class LogWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            shutil.rmtree(self._partial, ignore_errors=True)
+            shutil.rmtree(self._hidden, ignore_errors=True)
             return
         facts: dict[str, Any] = {
             "made": self._made,
@@ -110,10 +111,11 @@ class LogWriter:
         try:
             (self._partial / MADE_FILE).write_text(json.dumps(facts, indent=2) + "\n")
             os.sync()  # once, not for each of maybe a hundred thousand files
+            if self.folder.path.exists():
+                raise LogsError(f"{self.folder.path} exists already: somebody else has made it meanwhile")
             self._partial.rename(self.folder.path)
-        except BaseException:
-            shutil.rmtree(self._partial, ignore_errors=True)
-            raise
+        finally:
+            shutil.rmtree(self._hidden, ignore_errors=True)
         fsync_path(self.folder.path.parent)
 
     def add(self, info: EpisodeInfo, transitions: Transitions) -> None:

@@ -31,10 +31,6 @@ Progress = Callable[[int, int], None]
 """Called with what is done and the total."""
 
 
-PARTIAL = ".partial"
-"""End of the names of folders that are being written."""
-
-
 class LogsError(ValueError):
     """Logs cannot be used as asked; the text says which and what to do."""
 
@@ -239,8 +235,7 @@ def run_folders(path: Path) -> list[Path]:
         raise LogsError(f"{path}: no such file or folder")
     if any((path / name).exists() for name in _OF_RUNS):
         return [path]
-    children = (child.parent for child in path.glob("*/episodes") if child.is_dir())
-    found = sorted(child for child in children if not child.name.endswith(PARTIAL))
+    found = sorted(child.parent for child in path.glob("*/episodes") if child.is_dir())
     if not found:
         raise LogsError(
             f"{path}: neither a run folder (it has no episodes/), nor a folder of such, nor an episode file"

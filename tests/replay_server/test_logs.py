@@ -91,16 +91,6 @@ def test_what_fails_half_way_leaves_nothing(tmp_path):
     assert open_logs([tmp_path / "a"]).rows == 5
 
 
-def test_what_a_killed_process_has_left_is_no_log_and_is_cleared_away(tmp_path):
-    (tmp_path / "a.partial" / "episodes").mkdir(parents=True)
-    (tmp_path / "a.partial" / "config.yaml").write_text("half a")
-    write(tmp_path / "b", [0])
-    assert open_logs([tmp_path]).folders == [tmp_path / "b"]
-    write(tmp_path / "a", [1])
-    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
-    assert not (tmp_path / "a" / "config.yaml").exists()
-
-
 def test_folders_of_runs_and_single_files_are_logs_too(tmp_path):
     a, b = write(tmp_path / "a", [0]), write(tmp_path / "b", [1], robot="robot2")
     file = a / "episodes" / "robot1" / "b0-000000.h5"
@@ -266,8 +256,8 @@ def test_a_file_that_is_replaced_while_it_is_learned_is_not_taken_for_what_it_wa
 def test_a_folder_appears_when_it_is_whole(tmp_path):
     out = tmp_path / "out"
     with LogWriter(out, SPEC, "made by a test") as writer:
-        path = writer.add(facts(0), rows(5))
-        assert path.is_file() and not out.exists()
+        writer.add(facts(0), rows(5))
+        assert not out.exists()  # nor would anything be, were this process killed now
         with pytest.raises(LogsError, match="neither a run folder"):
             open_logs([tmp_path])
     assert sorted(tmp_path.iterdir()) == [out] and verify_run(out).ok
