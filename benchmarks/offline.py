@@ -43,8 +43,8 @@ from fleet.messages import Transitions
 from fleet.spaces import Space, SpaceSpec
 from learner.mirror import ReplayMirror
 from learner.row_store import RowStore
-from replay_server.episode_file import DATASETS, EpisodeInfo
-from replay_server.log_writer import LogWriter
+from replay_server.episode_file import DATASETS
+from replay_server.log_writer import LogWriter, new_info
 from replay_server.logs import Logs, open_logs
 
 NX, NU, EPISODE_ROWS, BATCH = 20, 7, 80, 64
@@ -78,11 +78,9 @@ def make_logs(folder: Path, rows: int) -> None:
                 stamp_ns=(episode * 100 + np.arange(EPISODE_ROWS)) * 50_000_000,
             )
             writer.add(
-                EpisodeInfo(
-                    run_id="", robot_id="robot1", boot_id="b0", episode=episode, rows=0, first_seq=0,
-                    last_seq=0, first_cursor=0, last_cursor=0, received_ns=episode, spec_hash="",
-                    policy_version=0, evaluation=False, end="time_limit", success=True,
-                    metrics={"return": 0.0}, complete=True, task="reach",
+                new_info(
+                    "robot1", "b0", episode, received_ns=episode, end="time_limit", success=True,
+                    metrics={"return": 0.0}, task="reach",
                 ),
                 transitions,
             )  # fmt: skip

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fleet.cli_output import Json, escape, fail, print_json, progress_on
+from fleet.cli_output import Json, escape, fail, print_json, progress_on, tell
 from fleet.config import ConfigError, FleetConfig
 from fleet.config_file import load_fleet
 from fleet.logs_options import clear_log_errors
@@ -129,11 +129,7 @@ def import_bag(
     for report in reports:
         if report.error:
             what = "left out from there on" if report.rows else "left out"
-            console.print(
-                f"[yellow]{what}:[/] {escape(f'{report.bag}: {report.error}')}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            tell(console, what, f"{report.bag}: {report.error}")
     if as_json:
         print_json({"run": out, "bags": [asdict(report) for report in reports]})
     else:
@@ -174,6 +170,6 @@ def _show(out: Path, reports: Sequence[BagReport], console: Console) -> None:
     notes = {note: [r.bag.name for r in reports if note in r.notes] for r in reports for note in r.notes}
     for note, names in notes.items():
         where = names[0] if len(names) == 1 else f"{len(names)} bags"
-        console.print(f"[yellow]note:[/] {escape(where)}: {escape(note)}", highlight=False, soft_wrap=True)
+        tell(console, "note", f"{where}: {note}")
     text = f"{out}: {episodes:,} episodes, {rows:,} rows; look at them: pnaf logs ls {out}"
     console.print(escape(text), highlight=False, soft_wrap=True)

@@ -49,6 +49,11 @@ def fail(text: str, status: int) -> NoReturn:
     raise typer.Exit(status)
 
 
+def tell(console: Console, what: str, text: str) -> None:
+    """Something that a person should know, after a word on what it is: `note`, `warning`, `left out`."""
+    console.print(f"[yellow]{what}:[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+
 def progress_on(console: Console) -> Progress:
     """Bars that vanish when they are done; nothing where no terminal shows them."""
     return Progress(console=console, transient=True, disable=not console.is_terminal)

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from fleet.cli_output import Json, clear_errors, escape, print_json
+from fleet.cli_output import Json, clear_errors, escape, print_json, tell
 from fleet.config import DEFAULT_KEYS
 from fleet.key_files import ROLES, AllowedKey, KeyFolder, read_public
 
@@ -96,7 +96,7 @@ def show(
             table.add_row(key.name, key.role, ", ".join(key.robots), key.fingerprint)
         Console().print(table if listed else f"{title}: none", highlight=False, soft_wrap=True)
     for warning in warnings:
-        Console(stderr=True).print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
+        tell(Console(stderr=True), "warning", warning)
 
 
 def _rights(key: AllowedKey) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from fleet.cli_output import escape, fail, print_json
+from fleet.cli_output import escape, fail, print_json, tell
 from fleet.config import ConfigError, FleetConfig
 from fleet.ready import EXIT_CONFIG
 from fleet.run_folder import RunFolder
@@ -91,9 +91,9 @@ def tell_written(
         return
     console, errors = Console(), Console(stderr=True)
     for note in notes[:_SHOWN]:
-        errors.print(f"[yellow]note:[/] {escape(note)}", highlight=False, soft_wrap=True)
+        tell(errors, "note", note)
     if len(notes) > _SHOWN:
-        errors.print(f"[yellow]note:[/] {len(notes) - _SHOWN} more such notes", highlight=False)
+        tell(errors, "note", f"{len(notes) - _SHOWN} more such notes")
     extra = [f"{value:,} {key.replace('_', ' ')}" for key, value in facts.items() if _counts(value)]
     extra += [f"{len(left_out):,} files left out"] if left_out else []
     for folder in folders:

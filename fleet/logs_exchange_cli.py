@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from fleet.cli_output import Json, escape, fail, print_json
+from fleet.cli_output import Json, escape, fail, print_json, tell
 from fleet.logs_options import LogPaths, Where, clear_log_errors, open_chosen, progress_bar, tell_damaged
 from fleet.ready import EXIT_CONFIG
 
@@ -169,7 +169,7 @@ def logs_import(
         opened: list[Source] = [open_source(path, tuple(obs or ())) for path in dict.fromkeys(sources)]
         for source in opened:
             if isinstance(source, ForeignSource) and source.skipped:
-                _tell(console, "left out", f"{source.path}: no vectors: {', '.join(source.skipped)}")
+                tell(console, "left out", f"{source.path}: no vectors: {', '.join(source.skipped)}")
         with progress_bar(console, "reading") as on_progress:
             imported = import_datasets(
                 opened, out, foreign=foreign, spec=spec, config=config, on_progress=on_progress
@@ -182,9 +182,9 @@ def logs_import(
 def _print_imported(imported: Imported, console: Console, as_json: bool) -> None:
     left_out = list(imported.left_out.items())
     for where, reason in left_out[:_SHOWN]:
-        _tell(console, "left out", f"{where}: {reason}")
+        tell(console, "left out", f"{where}: {reason}")
     if len(left_out) > _SHOWN:
-        _tell(console, "left out", f"{len(left_out) - _SHOWN} more episodes")
+        tell(console, "left out", f"{len(left_out) - _SHOWN} more episodes")
     if as_json:
         print_json(vars(imported) | {"spec": imported.spec.to_json()})
         return
@@ -198,10 +198,6 @@ def _print_spaces(spec: SpaceSpec) -> None:
         more = f", … ({len(names)})" if len(names) > _SHOWN_NAMES else ""
         screen = Console(highlight=False, soft_wrap=True)
         screen.print(f"{side}: {escape(', '.join(names[:_SHOWN_NAMES]))}{more}")
-
-
-def _tell(console: Console, what: str, text: str) -> None:
-    console.print(f"[yellow]{what}:[/] {escape(text)}", highlight=False, soft_wrap=True)
 
 
 @contextmanager

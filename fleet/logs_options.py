@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from fleet.cli_output import clear_errors, escape, fail, progress_on
+from fleet.cli_output import clear_errors, fail, progress_on, tell
 from fleet.ready import EXIT_CONFIG
 
 if TYPE_CHECKING:
     from replay_server.logs import Logs
 
 _SHOWN = 5
-_PLAIN: dict[str, Any] = {"highlight": False, "soft_wrap": True}
 
 LogPaths = Annotated[
     list[Path],
@@ -55,18 +54,19 @@ def tell_damaged(logs: Logs, console: Console, known: int = 0) -> None:
     """Name the files that could not be read, beyond the first `known`."""
     damaged = list(logs.damaged.items())[known:]
     for path, reason in damaged[:_SHOWN]:
-        console.print(f"[yellow]left out:[/] {escape(str(path))}: {escape(reason)}", **_PLAIN)
+        tell(console, "left out", f"{path}: {reason}")
     if len(damaged) > _SHOWN:
-        console.print(f"[yellow]left out:[/] {len(damaged) - _SHOWN} more such files", **_PLAIN)
+        tell(console, "left out", f"{len(damaged) - _SHOWN} more such files")
 
 
 def tell_copies(logs: Logs, console: Console) -> None:
     """Say how many episodes count twice or more."""
     if logs.copies:
-        console.print(
-            f"[yellow]note:[/] {logs.copies} episodes are there more than once, and each copy counts; "
+        tell(
+            console,
+            "note",
+            f"{logs.copies} episodes are there more than once, and each copy counts; "
             "pnaf logs merge keeps one",
-            **_PLAIN,
         )
 
 

@@ -48,8 +48,6 @@ def logs_plot(
 
     Of a single episode: its joints, actions and rewards over time.
     """
-    from replay_server.episode_file import EpisodeFileError
-
     started, console = time.monotonic(), Console(stderr=True)
     alone = len(logs) == 1 and logs[0].is_file() and not episode
     out = out or Path(f"{logs[0].stem}.png" if alone else "logs.html")
@@ -69,8 +67,6 @@ def logs_plot(
                 files = _draw_one(opened, out)
             else:
                 files = _draw_all(opened, examples, out, title, _command(logs, where, episode, out), console)
-        except EpisodeFileError as error:
-            fail(str(error), 1)
         except OSError as error:
             fail(f"{out} cannot be written: {error}", 1)
         except ImportError as error:
@@ -100,7 +96,7 @@ def _draw_one(logs: Logs, out: Path) -> list[Path]:
         raise LogsError(f"{out} is not drawn: the episode cannot be read, or does not meet the conditions")
     summary = logs.episodes[0]
     picture = draw_episode(logs.episode(summary), out.stem, str(summary.path)).png()
-    write_atomically(out, partial(_write, content=picture))
+    write_atomically(out, partial(Path.write_bytes, data=picture))
     return [out]
 
 
@@ -126,7 +122,7 @@ def _draw_all(
             files = []
             for drawing in drawings:
                 files.append(out / f"{drawing.name}.png")
-                write_atomically(files[-1], partial(_write, content=drawing.png()))
+                write_atomically(files[-1], partial(Path.write_bytes, data=drawing.png()))
             return files
         facts = ReportFacts(
             title=title,
@@ -143,7 +139,7 @@ def _draw_all(
             },
         )
         page = report_html(facts, drawings)
-        write_atomically(out, partial(_write, content=page.encode()))
+        write_atomically(out, partial(Path.write_bytes, data=page.encode()))
         return [out]
 
 
@@ -160,10 +156,6 @@ def _command(logs: list[Path], where: list[str] | None, episodes: list[Path] | N
         for value in values or ():
             words += [option, str(value)]
     return shlex.join(words)
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def _version() -> str:

@@ -14,7 +14,6 @@ from fleet.config import ConfigError, FleetConfig
 from fleet.logs_edit_output import Out, names, refuse_existing, tell_written
 from fleet.logs_options import LogPaths, Where, clear_log_errors, open_chosen, progress_bar, tell_damaged
 from fleet.ready import EXIT_CONFIG
-from fleet.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from replay_server.logs import Logs
@@ -108,8 +107,4 @@ def _with_task(logs: Logs, fleet: Path | None, task: Path) -> FleetConfig:
     task = find_config(task)
     if not task.is_file():
         raise ConfigError(f"--task {task}: no such file")
-    configs = (RunFolder(folder).config for folder in logs.folders)
-    path = fleet or next((config for config in configs if config.is_file()), None)
-    if path is None:
-        return logs.config()  # there is none: it says so
-    return load_fleet(path, [f"task={json.dumps(str(task.resolve()))}"])
+    return load_fleet(fleet or logs.config_file(), [f"task={json.dumps(str(task.resolve()))}"])

@@ -27,6 +27,9 @@ MAX_ROWS = 2**18
 
 Array = npt.NDArray[Any]
 
+GUARD_METRICS = "guard/"
+"""How an episode's metrics begin that count what the guard did in all of it."""
+
 
 class MessageError(ValueError):
     """A frame or a message is malformed; the text names the field and what was wrong."""

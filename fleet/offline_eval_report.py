@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fleet.cli_output import tell
 from fleet.guard_sample import GuardFacts
 from fleet.offline_eval_facts import Evaluation, Interval, PolicyFacts
 
@@ -29,7 +30,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     for policy in evaluation.policies:
         console.print(verdict(policy, evaluation), highlight=False, soft_wrap=True)
     for warning in warnings_of(evaluation):
-        console.print(f"[yellow]warning:[/] {escape(warning)}", highlight=False, soft_wrap=True)
+        tell(console, "warning", warning)
 
 
 def _say(console: Console, text: str) -> None:

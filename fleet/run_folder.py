@@ -87,6 +87,11 @@ class RunFolder:
             temporary.rename(file)
         return file.read_text().strip()
 
+    def known_run_id(self) -> str:
+        """The same if it was made; otherwise empty."""
+        file = self.path / "run_id"
+        return file.read_text().strip() if file.is_file() else ""
+
     def load(self) -> FleetConfig:
         """The config as run.
 

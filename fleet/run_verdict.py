@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fleet.cli_output import progress_on
+from fleet.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from replay_server.spans import Span
@@ -28,8 +29,7 @@ def check_run(run: Path, console: Console) -> RunCheck:
     from replay_server.verify import verify_run
     from robot_nodes.spool_file import read_spool
 
-    id_file = run / "run_id"
-    run_id = id_file.read_text().strip() if id_file.is_file() else ""
+    run_id = RunFolder(run).known_run_id()
     boots = [boot for boot in read_spool(run / "spool") if boot.run_id in ("", run_id)]
     with progress_on(console) as progress:
         task = progress.add_task("reading episode files", total=None)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fleet.messages import LAYER_NORM_EPSILON, OBSERVATION_CLIP, PolicyMessage
-from learner.naf import linear_layers
+from fleet.messages import OBSERVATION_CLIP, PolicyMessage
+from learner.naf import hidden_output, linear_layers
 
 _CHUNK = 8192
 
@@ -35,12 +35,7 @@ class BatchPolicy:
         return torch.cat([self._act(chunk) for chunk in torch.split(observation, _CHUNK)])
 
     def _act(self, observation: Tensor) -> Tensor:
-        h = ((observation - self._mean) * self._scale).clamp_(-OBSERVATION_CLIP, OBSERVATION_CLIP)
+        x = ((observation - self._mean) * self._scale).clamp_(-OBSERVATION_CLIP, OBSERVATION_CLIP)
         *hidden, (W, b) = self._layers
-        for weight, bias in hidden:
-            z = functional.linear(h, weight, bias)
-            if self._layer_norm:
-                z = functional.layer_norm(z, z.shape[-1:], eps=LAYER_NORM_EPSILON)
-            z = torch.relu(z)
-            h = z + h if self._residual and z.shape == h.shape else z
+        h = hidden_output(hidden, x, layer_norm=self._layer_norm, residual=self._residual)
         return torch.tanh(functional.linear(h, W, b))

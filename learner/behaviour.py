@@ -43,9 +43,8 @@ class Behaviour:
         """The weight w of each row [B, 1], of a = y − V(x) [B]."""
         if not self.temperature:
             return torch.ones_like(advantage)[:, None]
-        return torch.cat([self._group_weights(group) for group in torch.split(advantage, GROUP_ROWS)])[
-            :, None
-        ]
+        groups = torch.split(advantage, GROUP_ROWS)
+        return torch.cat([self._group_weights(group) for group in groups])[:, None]
 
     def _group_weights(self, advantage: Tensor) -> Tensor:
         rms = advantage.square().mean().sqrt()

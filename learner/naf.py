@@ -174,6 +174,19 @@ def linear_layers(flat: Tensor, shapes: Sequence[tuple[int, int]]) -> list[tuple
     return views
 
 
+def hidden_output(
+    layers: Sequence[tuple[Tensor, Tensor]], x: Tensor, *, layer_norm: bool, residual: bool
+) -> Tensor:
+    """What the hidden layers make of x [B, nx]: the head's input [B, width of the last layer]."""
+    h = x
+    for W, b in layers:
+        z = functional.linear(h, W, b)
+        if layer_norm:
+            z = functional.layer_norm(z, z.shape[-1:], eps=LAYER_NORM_EPSILON)
+        h = torch.relu(z) + h if residual and z.shape == h.shape else torch.relu(z)
+    return h
+
+
 class Naf(NamedTuple):
     """What the network says about B observations.
 
@@ -270,12 +283,7 @@ def evaluate(shape: NafShape, flat: Tensor, x: Tensor) -> Naf:
     """V, μ and L of normalised observations x [B, nx] under flat parameters [parameters]."""
     layers = shape.layers(flat)
     hidden, (W, b) = layers[: len(shape.hidden_sizes)], layers[len(shape.hidden_sizes)]
-    h = x
-    for weight, bias in hidden:
-        z = functional.linear(h, weight, bias)
-        if shape.layer_norm:
-            z = functional.layer_norm(z, z.shape[-1:], eps=LAYER_NORM_EPSILON)
-        h = torch.relu(z) + h if shape.residual and z.shape == h.shape else torch.relu(z)
+    h = hidden_output(hidden, x, layer_norm=shape.layer_norm, residual=shape.residual)
     head = functional.linear(h, W, b)
     sizes = [shape.values, shape.head_means, shape.nu, shape.off_diagonals]
     V, m, d, o = torch.split_with_sizes(head, sizes, dim=1)

@@ -9,7 +9,6 @@ RUN/tensorboard/            curves
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -30,8 +29,6 @@ from learner.publisher import policy_message
 from learner.row_store import RowStore
 from learner.trainer import Trainer
 from replay_server.episode_file import write_atomically
-
-log = logging.getLogger(__name__)
 
 _SLICE_S = 0.2
 _EXPLORING_VARIANCE = 0.09
@@ -81,7 +78,7 @@ class OfflineTraining:
         if self.config.behaviour_weight:
             spread = measure_spread(file, torch.Generator().manual_seed(seed))
             self.trainer.behaviour.precision.copy_(precision_of(spread.values.square()))
-        self.resumed = resume(run.checkpoints, self.trainer, run.run_id())
+        resume(run.checkpoints, self.trainer, run.run_id())
         self._curves = Curves(run.tensorboard)
         self._queue = DeviceQueue(self.trainer.device)
 

@@ -122,7 +122,7 @@ class EpisodeStore:
         self._retry_s = retry_s
         self._write = write
         run_dir.mkdir(parents=True, exist_ok=True)
-        self._lock_fd = _lock(run_dir / "replay_server.lock")
+        self._lock_fd: int | None = lock_run(run_dir)
         for leftover in (run_dir / "episodes").glob("*/.*.tmp"):
             leftover.unlink()
         self.catalog = EpisodeCatalog(run_dir)
@@ -229,13 +229,18 @@ class EpisodeStore:
         return True
 
 
-def _lock(path: Path) -> int | None:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+def lock_run(run_dir: Path) -> int:
+    """Keep other replay servers out of a run folder until the returned file descriptor is closed.
+
+    Raises:
+        StoreError: One is there.
+    """
+    fd = os.open(run_dir / "replay_server.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(fd)
         raise StoreError(
-            f"{path.parent} is in use by another replay server: stop it, or use another run"
+            f"{run_dir} is in use by another replay server: stop it, or use another run"
         ) from error
     return fd

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from fleet.messages import FINISHED
+from fleet.run_folder import RunFolder
 from replay_server.action_plots import draw_actions
 from replay_server.episode_plot import draw_episode
 from replay_server.episode_store import EpisodeSummary
@@ -29,19 +30,14 @@ def read_statistics(logs: Logs, on_progress: Callable[[int, int], None]) -> LogS
     for summary, rows in logs.read_by_cursor(on_progress):
         if (here := run_folder_of(summary.path)) != folder:
             statistics.finish()  # each folder has cursors of its own, also several of one run
-            folder, run_id = here, _run_id(here)
+            folder = here
+            run_id = RunFolder(here).known_run_id() if here is not None else ""
         as_lived = run_id in ("", summary.info.run_id)
         statistics.add(summary.info, rows.transitions, rows.cursor if as_lived else None)
     statistics.finish()
     if not statistics.episodes:
         raise LogsError("no episode can be read: all files are damaged")
     return statistics
-
-
-def _run_id(folder: Path | None) -> str:
-    """The run that a folder is; empty if it does not say."""
-    file = folder / "run_id" if folder is not None else None
-    return file.read_text().strip() if file is not None and file.is_file() else ""
 
 
 def examples(logs: Logs, statistics: LogStatistics) -> list[tuple[str, EpisodeSummary]]:

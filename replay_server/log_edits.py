@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fleet.messages import COLUMNS, Transitions
+from fleet.messages import COLUMNS, GUARD_METRICS, Transitions
 from replay_server.episode_file import EpisodeInfo
 from replay_server.episode_store import EpisodeSummary
 from replay_server.log_writer import LogWriter
@@ -20,9 +20,6 @@ from replay_server.logs import Logs, LogsError, Progress, run_folder_of
 
 Edit = Callable[[EpisodeInfo, Transitions], "tuple[EpisodeInfo, Transitions] | None"]
 """What becomes of an episode and its rows; None: nothing."""
-
-GUARD = "guard/"
-"""How the metrics begin that count what the guard did in all of an episode."""
 
 
 def as_it_is(info: EpisodeInfo, transitions: Transitions) -> tuple[EpisodeInfo, Transitions]:
@@ -154,7 +151,7 @@ class Cut:
         columns: dict[str, Any] = {
             name: getattr(transitions, name)[taken.start : taken.stop] for name in COLUMNS
         }
-        metrics = {key: value for key, value in info.metrics.items() if not key.startswith(GUARD)}
+        metrics = {key: value for key, value in info.metrics.items() if not key.startswith(GUARD_METRICS)}
         if taken.stop < info.rows:
             columns["truncated"] = columns["truncated"].copy()
             columns["truncated"][-1] = not columns["terminated"][-1]

@@ -31,6 +31,42 @@ MADE_FILE = "made.json"
 """How a folder came about, for people."""
 
 
+def new_info(
+    robot_id: str,
+    boot_id: str,
+    episode: int,
+    *,
+    received_ns: int,
+    end: str,
+    success: bool,
+    metrics: dict[str, float],
+    task: str,
+    origin: str = "",
+) -> EpisodeInfo:
+    """Facts of a whole episode that no policy of ours made; `LogWriter.add` sets all others."""
+    return EpisodeInfo(
+        run_id="",
+        robot_id=robot_id,
+        boot_id=boot_id,
+        episode=episode,
+        rows=0,
+        first_seq=0,
+        last_seq=0,
+        first_cursor=0,
+        last_cursor=0,
+        received_ns=received_ns,
+        spec_hash="",
+        policy_version=-1,
+        evaluation=False,
+        end=end,
+        success=success,
+        metrics=metrics,
+        complete=True,
+        task=task,
+        origin=origin,
+    )
+
+
 class LogWriter:
     """Writes one folder, episode by episode; under its name it is whole and durable, or not there.
 

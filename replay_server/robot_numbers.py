@@ -9,12 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fleet.messages import GUARD_METRICS
 from replay_server.episode_file import EpisodeInfo
 from replay_server.log_statistics import EpisodeNumbers, LogStatistics
 from replay_server.log_summary import Rate, success_rate
-
-GUARD = "guard/"
-"""How an episode's metrics begin that count commands changed by a limit of the guard."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +98,9 @@ def _robot(robot_id: str, episodes: Sequence[EpisodeNumbers], behind: Counter[in
 def guard_counts(info: EpisodeInfo) -> dict[str, int]:
     """Commands of an episode that each limit of the guard changed; of a cut one at most its rows."""
     return {
-        key.removeprefix(GUARD): min(int(value), info.rows)
+        key.removeprefix(GUARD_METRICS): min(int(value), info.rows)
         for key, value in info.metrics.items()
-        if key.startswith(GUARD) and not key.endswith("_max_rad_s")
+        if key.startswith(GUARD_METRICS) and not key.endswith("_max_rad_s")
     }
 
 

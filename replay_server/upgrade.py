@@ -7,7 +7,6 @@ its place: one rename, so whoever looks sees the old file or the new one.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -28,6 +27,7 @@ from replay_server.episode_file import (
     read_episode,
     write_episode,
 )
+from replay_server.episode_store import StoreError, lock_run
 from replay_server.logs import Logs, LogsError, Progress, run_folder_of
 
 _BESIDE = ".upgrade"
@@ -86,14 +86,13 @@ def _held(folder: Path) -> Iterator[None]:
     Raises:
         LogsError: One is there.
     """
-    lock = os.open(folder / "replay_server.lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise LogsError(
-                f"{folder} is in use by a replay server: stop it first; nothing was changed"
-            ) from error
+        lock = lock_run(folder)
+    except StoreError as error:
+        raise LogsError(
+            f"{folder} is in use by a replay server: stop it first; nothing was changed"
+        ) from error
+    try:
         yield
     finally:
         os.close(lock)

@@ -12,8 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from fleet.config import FleetConfig
-from replay_server.episode_file import EpisodeInfo
-from replay_server.log_writer import LogWriter
+from replay_server.log_writer import LogWriter, new_info
 from robot_nodes.bag_episodes import BagEpisode
 from robot_nodes.bag_listener import BagListener
 from robot_nodes.bag_options import BagOptions
@@ -88,24 +87,14 @@ class _Adder:
         self._episodes = 0
 
     def add(self, episode: BagEpisode) -> None:
-        info = EpisodeInfo(
-            run_id="",
-            robot_id=self._robot_id,
-            boot_id=f"bag-{self._bag.fingerprint}",
-            episode=self._episodes,
-            rows=episode.transitions.rows,
-            first_seq=0,
-            last_seq=0,
-            first_cursor=0,
-            last_cursor=0,
+        info = new_info(
+            self._robot_id,
+            f"bag-{self._bag.fingerprint}",
+            self._episodes,
             received_ns=episode.received_ns,
-            spec_hash="",
-            policy_version=-1,
-            evaluation=False,
             end=episode.end,
             success=episode.success,
             metrics=episode.metrics,
-            complete=True,
             task=self._task,
             origin=f"imported from bag {self._bag.path.name}",
         )

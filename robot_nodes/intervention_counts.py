@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fleet.messages import GUARD_METRICS
 from robot_nodes.guard import Interventions
 
 
@@ -35,5 +36,5 @@ class InterventionCounts:
     @property
     def metrics(self) -> dict[str, float]:
         """For the end of an episode: `guard/NAME` (commands) and `guard/NAME_max_rad_s`."""
-        metrics = {f"guard/{name}": float(count) for name, count in self.counts.items()}
-        return metrics | {f"guard/{name}_max_rad_s": value for name, value in self.largest.items()}
+        metrics = {f"{GUARD_METRICS}{name}": float(count) for name, count in self.counts.items()}
+        return metrics | {f"{GUARD_METRICS}{name}_max_rad_s": value for name, value in self.largest.items()}

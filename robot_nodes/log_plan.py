@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from fleet.messages import Array
+from fleet.run_folder import RunFolder
 from fleet.spaces import SpaceSpec
 from replay_server.episode_file import EpisodeInfo
 from replay_server.episode_store import EpisodeSummary
@@ -99,8 +100,7 @@ class ReplayPlan:
     def run_ids(self) -> set[str]:
         """The runs that the logs are of, and those whose folders they lie in: merged ones are another run."""
         lived = {summary.info.run_id for summary in self.logs.episodes}
-        files = (folder / "run_id" for folder in self.logs.folders)
-        return (lived | {file.read_text().strip() for file in files if file.is_file()}) - {""}
+        return (lived | {RunFolder(folder).known_run_id() for folder in self.logs.folders}) - {""}
 
     def read(self, episode: PlannedEpisode) -> tuple[Array, Array]:
         """Its packed rows [N], and the time of each on the timeline (s) [N].

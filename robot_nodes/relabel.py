@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fleet.config import FleetConfig
-from fleet.messages import COLUMNS, Transitions
+from fleet.messages import COLUMNS, GUARD_METRICS, Transitions
 from fleet.spaces import SpaceSpec
 from robot_nodes.logged_states import LoggedStates, RelabelError
 from robot_nodes.tasks.shared_arm import SharedArm, shared_sensors
@@ -110,7 +110,7 @@ class Relabel:
         if complete:
             metrics["return"] = float(np.sum(rewards))
         if count == rows.rows:
-            metrics |= {key: value for key, value in info.metrics.items() if key.startswith("guard/")}
+            metrics |= {key: value for key, value in info.metrics.items() if key.startswith(GUARD_METRICS)}
         self.shortened += count < rows.rows
         self.rows_cut += rows.rows - count
         origin = f"relabelled for {self._kind} with {_TOLD[self.goals]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from fleet.spaces import SpaceSpec
 from replay_server.episode_file import EpisodeInfo
 from replay_server.exchange.foreign import ActionScale, to_transitions
 from replay_server.exchange.source import ForeignSource, Found
+from replay_server.log_writer import new_info
 
 DEFAULT_RATE_HZ = 20.0
 """Steps per second of a dataset that does not say; only the stamps of its rows depend on it."""
@@ -44,26 +45,8 @@ NOTHING_SAID = Foreign()
 
 def foreign_episodes(source: ForeignSource, about: Foreign, spec: SpaceSpec) -> list[Found]:
     """All episodes of a foreign dataset, in its order."""
-    info = EpisodeInfo(
-        run_id="",
-        robot_id=about.robot_id,
-        boot_id=f"{source.format}-{_content_hash(source.path)}",
-        episode=0,
-        rows=0,
-        first_seq=0,
-        last_seq=0,
-        first_cursor=0,
-        last_cursor=0,
-        received_ns=source.path.stat().st_mtime_ns,
-        spec_hash=spec.hash,
-        policy_version=-1,
-        evaluation=False,
-        end="",
-        success=False,
-        metrics={},
-        complete=True,
-        task=about.task,
-    )
+    boot_id = f"{source.format}-{_content_hash(source.path)}"
+    received_ns = source.path.stat().st_mtime_ns
     scale = ActionScale.of(source.action, about.action_range)
     step_ns = round(1e9 / (about.rate_hz or source.rate_hz or DEFAULT_RATE_HZ))
 
@@ -71,14 +54,17 @@ def foreign_episodes(source: ForeignSource, about: Foreign, spec: SpaceSpec) -> 
         episode = source.read(key)
         rows = to_transitions(episode, spec.observation.size, scale, step_ns, about.done_is_time_limit)
         ended = "failure" if rows.terminated[-1] else "time_limit"
-        return replace(
-            info,
-            episode=number,
-            received_ns=info.received_ns + number,
+        info = new_info(
+            about.robot_id,
+            boot_id,
+            number,
+            received_ns=received_ns + number,
             end="success" if episode.success else ended,
             success=episode.success,
             metrics={"return": float(rows.reward.sum(dtype=np.float64))},
-        ), rows
+            task=about.task,
+        )
+        return info, rows
 
     return [
         Found(f"{source.path}: {key}", partial(read, number, key)) for number, key in enumerate(source.keys)

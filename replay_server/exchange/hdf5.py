@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,6 +41,22 @@ def read_array(group: h5py.Group, name: str) -> Array:
     if dataset.dtype.kind not in "biuf":
         raise EpisodeError(f"{name} has no numbers but {dataset.dtype}")
     return np.asarray(dataset[()])
+
+
+def read_joined(group: h5py.Group, names: Iterable[str]) -> Array:
+    """Datasets of the same N rows side by side [N, sum of their numbers per row].
+
+    Raises:
+        EpisodeError: One is missing, or no dataset of numbers.
+    """
+    arrays = [read_array(group, name) for name in names]
+    return np.concatenate([array.reshape(len(array), -1) for array in arrays], axis=1)
+
+
+def in_order(group: h5py.Group, prefix: str) -> list[str]:
+    """The names in a group that are `prefix` and a number, by that number."""
+    names = [name for name in group if re.fullmatch(rf"{prefix}\d+", name)]
+    return sorted(names, key=lambda name: int(name.removeprefix(prefix)))
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from replay_server.episode_file import EpisodeFileError, EpisodeInfo
 from replay_server.exchange.column_statistics import ColumnStatistics
 from replay_server.exchange.exported import Exported, check_some
 from replay_server.exchange.facts import KEY, EpisodeFacts, dataset_facts
-from replay_server.exchange.parquet_files import FILES_PER_CHUNK, ParquetFiles, require_pyarrow
+from replay_server.exchange.parquet_files import FILE_NAME, FILES_PER_CHUNK, ParquetFiles, require_pyarrow
 from replay_server.exchange.whole_output import whole_output
 from replay_server.logs import Logs, LogsError, Progress
 
@@ -37,7 +37,6 @@ FILE_MB = 100
 
 _GROUP_MB = 16  # rows that are kept in memory until they are written
 _FOR_THE_RATE = 20  # episodes whose stamps are looked at
-_FILE_NAME = "chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 
 
 def features(spec: SpaceSpec) -> dict[str, dict[str, Any]]:
@@ -234,7 +233,7 @@ class _Writer:
             "video_files_size_in_mb": 200,
             "fps": int(self._fps) if self._fps == int(self._fps) else self._fps,
             "splits": {"train": f"0:{self.episodes}"},
-            "data_path": f"data/{_FILE_NAME}",
+            "data_path": f"data/{FILE_NAME}",
             "video_path": None,
             "features": self._features,
             KEY: dataset_facts(self._spec),

@@ -6,7 +6,6 @@ Spaces that are a Box, or a Dict of such, are flattened; others (Discrete, image
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 from fleet.messages import Array, Transitions
 from replay_server.exchange.facts import KEY, EpisodeFacts, read_dataset_facts
-from replay_server.exchange.hdf5 import clear_episode_errors, open_hdf5, read_array
+from replay_server.exchange.hdf5 import clear_episode_errors, in_order, open_hdf5, read_array, read_joined
 from replay_server.exchange.minari import EXTRA_COLUMNS, MAIN_DATA, METADATA
 from replay_server.exchange.source import (
     Box,
@@ -50,10 +49,9 @@ def open_minari(path: Path, observations: Sequence[str] = ()) -> OwnSource | For
         raise LogsError(f"{path}: its data_format is {kind!r}; only hdf5 is read: have Minari convert it")
     main = folder / MAIN_DATA
     with open_hdf5(main) as file:
-        numbers = {name: match for name in file if (match := re.fullmatch(r"episode_(\d+)", name))}
-    if not numbers:
+        keys = in_order(file, "episode_")
+    if not keys:
         raise LogsError(f"{main}: it has no episodes")
-    keys = sorted(numbers, key=lambda name: int(numbers[name][1]))
     if KEY in metadata:
         return _OwnMinari(main, read_dataset_facts(metadata[KEY], str(folder / METADATA))[0], keys)
     observed = _parts(metadata, "observation", path)
@@ -192,8 +190,7 @@ class _ForeignMinari(ForeignSource):
 
 
 def _joined(group: h5py.Group, side: str, parts: Sequence[_Part]) -> Array:
-    arrays = [read_array(group, f"{side}/{part.key}" if part.key else side) for part in parts]
-    return np.concatenate([array.reshape(len(array), -1) for array in arrays], axis=1)
+    return read_joined(group, [f"{side}/{part.key}" if part.key else side for part in parts])
 
 
 def _success(group: h5py.Group) -> bool:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FILES_PER_CHUNK = 1000
+FILE_NAME = "chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 
 
 def require_pyarrow() -> None:
@@ -60,7 +61,7 @@ class ParquetFiles:
         import pyarrow.parquet as pq
 
         if self._writer is None:
-            path = self._folder / f"chunk-{self.chunk:03d}" / f"file-{self.file:03d}.parquet"
+            path = self._folder / FILE_NAME.format(chunk_index=self.chunk, file_index=self.file)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(path, table.schema, compression="snappy")
         self._writer.write_table(table)

@@ -7,7 +7,6 @@ an episode has succeeded if a step of it is done. Images are left out.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 
 from fleet.messages import Array, Transitions
 from replay_server.exchange.facts import KEY, EpisodeFacts, read_dataset_facts
-from replay_server.exchange.hdf5 import clear_episode_errors, open_hdf5, read_array
+from replay_server.exchange.hdf5 import clear_episode_errors, in_order, open_hdf5, read_array, read_joined
 from replay_server.exchange.robomimic import EXTRA_COLUMNS, observation_keys
 from replay_server.exchange.source import (
     Box,
@@ -42,7 +41,7 @@ def open_robomimic(path: Path, observations: Sequence[str] = ()) -> OwnSource | 
     """
     with open_hdf5(path) as file:
         data = file.get("data")
-        demos = _demos(data) if isinstance(data, h5py.Group) else []
+        demos = in_order(data, "demo_") if isinstance(data, h5py.Group) else []
         if not demos:
             raise LogsError(f"{path}: not a robomimic file: it has no group data/demo_0{_other_format(file)}")
         if KEY in file:
@@ -54,12 +53,6 @@ def open_robomimic(path: Path, observations: Sequence[str] = ()) -> OwnSource | 
                 )
             return _OwnRobomimic(path, spec, demos)
         return _foreign(path, data, demos, list(observations))
-
-
-def _demos(data: h5py.Group) -> list[str]:
-    """Names of the episodes, in robomimic's order."""
-    numbers = {name: match for name in data if (match := re.fullmatch(r"demo_(\d+)", name))}
-    return sorted(numbers, key=lambda name: int(numbers[name][1]))
 
 
 def _other_format(file: h5py.File) -> str:
@@ -172,15 +165,11 @@ class _ForeignRobomimic(ForeignSource):
                     raise EpisodeError(f"it has no {name}; robomimic's dataset_states_to_obs.py writes them")
             done = read_array(demo, "dones").reshape(-1) != 0
             return ForeignEpisode(
-                observation=self._joined(demo["obs"]),
+                observation=read_joined(demo["obs"], self.parts),
                 action=read_array(demo, "actions"),
                 reward=read_array(demo, "rewards"),
-                next_observation=self._joined(demo["next_obs"]),
+                next_observation=read_joined(demo["next_obs"], self.parts),
                 terminated=done,
                 truncated=np.zeros_like(done),
                 success=bool(done.any()),
             )
-
-    def _joined(self, group: h5py.Group) -> Array:
-        parts = [read_array(group, key) for key in self.parts]
-        return np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
